@@ -1,1 +1,8 @@
+#![doc = include_str!("../README.md")]
 
+pub mod ids;
+pub mod money;
+pub mod order;
+pub mod payment;
+pub mod report;
+pub mod safety;

@@ -1,0 +1,76 @@
+//! (state, event) → state. Refuses nothing: what happened, happened.
+
+use super::{
+    event::OrderEvent,
+    phase::{AttemptRecord, Opened, Order, Safety, Standing},
+};
+
+impl Order {
+    pub(super) fn evolve(self, event: OrderEvent) -> Self {
+        match (self, event) {
+            (Self::Unopened, OrderEvent::OrderCreated { facts, metadata }) => {
+                Self::Opened(Box::new(Opened {
+                    facts,
+                    metadata,
+                    provider: None,
+                    attempts: vec![],
+                    standing: Standing::Unpaid,
+                    safety: Safety::No,
+                    read_no: 0,
+                    digest: None,
+                    not_safe: vec![],
+                    stopped: None,
+                    mismatch: None,
+                }))
+            }
+            (Self::Opened(mut opened), event) => {
+                opened.apply(event);
+                Self::Opened(opened)
+            }
+            // A stream always opens with its creation; an unopened order has nothing that could change.
+            (Self::Unopened, _) => Self::Unopened,
+        }
+    }
+}
+
+impl Opened {
+    fn apply(&mut self, event: OrderEvent) {
+        match event {
+            OrderEvent::OrderCreated { .. } => {}
+            OrderEvent::ProviderOrderRegistered { provider } => self.provider = Some(provider),
+            OrderEvent::AttemptOpened {
+                payment_id, method, ..
+            } => {
+                self.attempts.push(AttemptRecord {
+                    payment_id,
+                    method,
+                    closing: None,
+                });
+            }
+            OrderEvent::AttemptClosed { payment_id, closing } => {
+                if let Some(attempt) = self.attempts.iter_mut().find(|a| a.payment_id == payment_id) {
+                    attempt.closing = Some(closing);
+                }
+            }
+            OrderEvent::ProviderReportObserved {
+                read_no,
+                digest,
+                not_safe,
+                ..
+            } => {
+                self.read_no = read_no;
+                self.digest = Some(digest);
+                self.not_safe = not_safe;
+            }
+            OrderEvent::OrderPartiallyPaid { paid, .. } => self.standing = Standing::PartiallyPaid { paid },
+            OrderEvent::OrderPaid { paid, .. } => self.standing = Standing::Paid { paid },
+            OrderEvent::AmountMismatchFound { what, found, .. } => {
+                self.mismatch = Some((what, found));
+                if what.stops_the_order() {
+                    self.stopped = Some(what);
+                }
+            }
+            OrderEvent::ConfidenceReachedSafe { epoch, .. } => self.safety = Safety::Safe { epoch },
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! What a shopper owes a shop, what has been observed of it, and whether it is safe to ship.
+//!
+//! Unopened → opened. An opened order has a standing (unpaid, partially paid, paid), at most one live attempt, and a
+//! safety of its own: a paid order may be unsafe, and stays so until the provider and our policy agree.
+
+mod aggregate;
+mod command;
+mod decide;
+mod event;
+mod evolve;
+mod phase;
+mod rejection;
+#[cfg(test)]
+mod tests;
+
+pub use command::{OrderCommand, ReportSeen};
+pub use event::{Closing, Mismatch, OrderEvent};
+pub use phase::{AttemptRecord, Opened, Order, OrderFacts, ProviderOrder, Safety, Standing};
+pub use rejection::OrderRejection;
+
+use crate::{
+    ids::PaymentId,
+    payment::Payment,
+    report::{ProviderReport, ReportedPayment},
+};
+
+/// Which of our payments a provider's payment belongs to: the one that knows its id, else the live attempt, else the
+/// last one. A shopper whose `start` was lost pays through the menu, under an id that we never saw.
+pub fn owner<'a>(
+    opened: &Opened,
+    payments: impl IntoIterator<Item = (PaymentId, &'a Payment)>,
+    seen: &ReportedPayment,
+) -> Option<PaymentId> {
+    payments
+        .into_iter()
+        .find(|(_, payment)| payment.provider_payments().contains(&seen.id))
+        .map(|(id, _)| id)
+        .or_else(|| opened.live_attempt().map(|attempt| attempt.payment_id))
+        .or_else(|| opened.attempts.last().map(|attempt| attempt.payment_id))
+}
+
+/// The part of a report that belongs to `payment`.
+pub fn share_of(
+    opened: &Opened,
+    payments: &[(PaymentId, Payment)],
+    payment: PaymentId,
+    report: &ProviderReport,
+) -> Vec<ReportedPayment> {
+    let known = || payments.iter().map(|(id, p)| (*id, p));
+    report
+        .payments
+        .iter()
+        .filter(|seen| owner(opened, known(), seen) == Some(payment))
+        .cloned()
+        .collect()
+}

@@ -1,0 +1,390 @@
+use std::collections::BTreeMap;
+
+use cqrs_es::{Aggregate as _, test::TestFramework};
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    ids::{CommandId, OrderId, Shop, ShopperId},
+    money::{Currency, Money},
+    payment::Method,
+    report::{AuthorizationState, Confidence, ConsideredSafe, ProviderReport, ReportedPayment},
+    safety::{NotSafe, Policy},
+};
+
+fn eur(minor: i64) -> Money {
+    Money::new(minor, Currency::EUR)
+}
+
+fn facts() -> OrderFacts {
+    let shop = Shop::parse("demo-shop").unwrap();
+    let order_id = OrderId::new(&shop, "A-1");
+    OrderFacts {
+        order_id,
+        shop,
+        order_reference: "A-1".to_owned(),
+        description: "dog food".to_owned(),
+        amount: eur(4995),
+        country: "NL".to_owned(),
+        language: "nl".to_owned(),
+        shopper_id: ShopperId::new(order_id),
+        return_url: "https://shop.example/return".to_owned(),
+    }
+}
+
+fn payment_id(n: u32) -> PaymentId {
+    PaymentId::new(
+        facts().order_id,
+        CommandId::from_key(&facts().shop, &n.to_string()),
+    )
+}
+
+fn created() -> OrderEvent {
+    OrderEvent::OrderCreated {
+        facts: facts(),
+        metadata: BTreeMap::new(),
+    }
+}
+
+fn registered() -> OrderEvent {
+    OrderEvent::ProviderOrderRegistered {
+        provider: provider("KEY"),
+    }
+}
+
+fn provider(key: &str) -> ProviderOrder {
+    ProviderOrder {
+        order_key: key.to_owned(),
+        menu_url: "https://cm.example/menu".to_owned(),
+        reference: "A-1".to_owned(),
+        expires_at: None,
+    }
+}
+
+fn opened(n: u32) -> OrderEvent {
+    OrderEvent::AttemptOpened {
+        payment_id: payment_id(n),
+        method: Method::Ideal,
+        number: n,
+    }
+}
+
+fn closed(n: u32, closing: Closing) -> OrderEvent {
+    OrderEvent::AttemptClosed {
+        payment_id: payment_id(n),
+        closing,
+    }
+}
+
+fn open_attempt(n: u32) -> OrderCommand {
+    OrderCommand::OpenAttempt {
+        payment_id: payment_id(n),
+        method: Method::Ideal,
+    }
+}
+
+fn report(paid: &[i64], safe: bool) -> ProviderReport {
+    ProviderReport {
+        reference: "A-1".to_owned(),
+        ordered: eur(4995),
+        considered_safe: safe.then(|| ConsideredSafe {
+            level: "SAFE".to_owned(),
+            at: None,
+        }),
+        payments: paid
+            .iter()
+            .enumerate()
+            .map(|(n, minor)| ReportedPayment {
+                id: format!("pid{n}t"),
+                method: "IDEAL".to_owned(),
+                state: AuthorizationState::Authorized,
+                confidence: Some(Confidence::AcquirerApproved),
+                amount: eur(*minor),
+                reason: None,
+                captures: vec![],
+                refunds: vec![],
+                chargebacks: vec![],
+            })
+            .collect(),
+    }
+}
+
+fn seen(read_no: i64, report: ProviderReport) -> OrderCommand {
+    OrderCommand::ObserveReport(ReportSeen {
+        read_no,
+        report,
+        policy: Policy::default(),
+        owners: BTreeMap::new(),
+    })
+}
+
+fn given(events: impl IntoIterator<Item = OrderEvent>) -> Order {
+    let mut order = Order::default();
+    events.into_iter().for_each(|event| order.apply(event));
+    order
+}
+
+fn names(events: &[OrderEvent]) -> Vec<String> {
+    events.iter().map(cqrs_es::DomainEvent::event_type).collect()
+}
+
+#[test]
+fn an_order_is_created_once_and_its_reference_is_taken_after_that() {
+    let create = OrderCommand::Create {
+        facts: facts(),
+        metadata: BTreeMap::new(),
+    };
+    TestFramework::<Order>::with(())
+        .given_no_previous_events()
+        .when(create.clone())
+        .then_expect_events(vec![created()]);
+    TestFramework::<Order>::with(())
+        .given(vec![created()])
+        .when(create)
+        .then_expect_error(OrderRejection::ReferenceTaken {
+            order_id: facts().order_id,
+        });
+}
+
+#[test]
+fn a_second_attempt_waits_until_the_first_one_is_closed() {
+    TestFramework::<Order>::with(())
+        .given(vec![created(), opened(1)])
+        .when(open_attempt(2))
+        .then_expect_error(OrderRejection::AttemptLive {
+            payment_id: payment_id(1),
+        });
+    TestFramework::<Order>::with(())
+        .given(vec![created(), opened(1), closed(1, Closing::Canceled)])
+        .when(open_attempt(2))
+        .then_expect_events(vec![opened(2)]);
+}
+
+#[test]
+fn a_paid_order_takes_no_further_attempt() {
+    TestFramework::<Order>::with(())
+        .given(vec![
+            created(),
+            OrderEvent::OrderPaid {
+                ordered: eur(4995),
+                paid: eur(4995),
+            },
+        ])
+        .when(open_attempt(1))
+        .then_expect_error(OrderRejection::NotPayable { status: "paid" });
+}
+
+#[test]
+fn the_first_registered_provider_order_stays() {
+    let order = given([created(), registered()]);
+    assert_eq!(
+        order
+            .decide(OrderCommand::RegisterProviderOrder(provider("OTHER")))
+            .unwrap(),
+        []
+    );
+}
+
+#[test]
+fn a_report_of_full_payment_makes_the_order_paid_and_safe() {
+    let events = given([created(), registered()])
+        .decide(seen(1, report(&[4995], true)))
+        .unwrap();
+    assert_eq!(
+        names(&events),
+        ["ProviderReportObserved", "OrderPaid", "ConfidenceReachedSafe"]
+    );
+}
+
+#[test]
+fn eleven_cents_short_is_partly_paid_with_a_mismatch_and_never_safe() {
+    let events = given([created(), registered()])
+        .decide(seen(1, report(&[4984], true)))
+        .unwrap();
+    assert_eq!(
+        names(&events),
+        [
+            "ProviderReportObserved",
+            "OrderPartiallyPaid",
+            "AmountMismatchFound"
+        ]
+    );
+    let OrderEvent::ProviderReportObserved { not_safe, .. } = &events[0] else {
+        panic!("{events:?}")
+    };
+    assert!(matches!(not_safe[..], [NotSafe::AmountOutsideTolerance { .. }]));
+}
+
+#[test]
+fn too_much_is_paid_and_held() {
+    let events = given([created(), registered()])
+        .decide(seen(1, report(&[4995, 4995], true)))
+        .unwrap();
+    assert_eq!(
+        names(&events),
+        ["ProviderReportObserved", "OrderPaid", "AmountMismatchFound"]
+    );
+}
+
+#[test]
+fn the_same_safe_report_read_again_says_nothing_new() {
+    let mut order = given([created(), registered()]);
+    let first = order.decide(seen(1, report(&[4995], true))).unwrap();
+    first.into_iter().for_each(|event| order.apply(event));
+    for read_no in 2..1_000 {
+        assert_eq!(order.decide(seen(read_no, report(&[4995], true))).unwrap(), []);
+    }
+}
+
+#[test]
+fn an_older_answer_never_undoes_a_newer_one() {
+    let mut order = given([created(), registered()]);
+    for event in order.decide(seen(7, report(&[4995], true))).unwrap() {
+        order.apply(event);
+    }
+    assert_eq!(order.decide(seen(6, report(&[], false))).unwrap(), []);
+    assert_eq!(order.decide(seen(7, report(&[], false))).unwrap(), []);
+}
+
+#[test]
+fn an_answer_about_another_order_stops_this_one_and_changes_nothing_else() {
+    let base = report(&[4995], true);
+    let other_reference = ProviderReport {
+        reference: "B-2".to_owned(),
+        ..base.clone()
+    };
+    let other_amount = ProviderReport {
+        ordered: eur(5000),
+        ..base.clone()
+    };
+    let other_currency = ProviderReport {
+        ordered: Money::new(4995, Currency::parse("USD").unwrap()),
+        ..base.clone()
+    };
+    for (foreign, what) in [
+        (other_reference, Mismatch::ReportedReference),
+        (other_amount, Mismatch::ReportedAmount),
+        (other_currency, Mismatch::ReportedCurrency),
+    ] {
+        let mut order = given([created(), registered()]);
+        let events = order.decide(seen(1, foreign.clone())).unwrap();
+        assert!(
+            matches!(&events[..], [OrderEvent::AmountMismatchFound { what: found, .. }] if *found == what)
+        );
+        events.into_iter().for_each(|event| order.apply(event));
+        assert_eq!(order.decide(seen(2, foreign)).unwrap(), [], "said once");
+        let after = order.decide(seen(3, base.clone())).unwrap();
+        assert!(
+            !names(&after).contains(&"ConfidenceReachedSafe".to_owned()),
+            "{after:?}"
+        );
+        assert_eq!(order.decide(open_attempt(1)), Err(OrderRejection::Stopped));
+    }
+}
+
+#[test]
+fn money_in_another_currency_is_not_counted_and_is_reported() {
+    let mut foreign = report(&[42], true);
+    foreign.payments[0].amount = Money::new(4995, Currency::parse("USD").unwrap());
+    let events = given([created(), registered()]).decide(seen(1, foreign)).unwrap();
+    assert_eq!(names(&events), ["ProviderReportObserved", "AmountMismatchFound"]);
+}
+
+#[test]
+fn a_late_success_closes_a_canceled_attempt_again_and_nothing_else_does() {
+    let order = given([created(), opened(1), closed(1, Closing::Canceled)]);
+    let close = |closing| OrderCommand::CloseAttempt {
+        payment_id: payment_id(1),
+        closing,
+    };
+    assert_eq!(
+        order.decide(close(Closing::Authorized)).unwrap(),
+        [closed(1, Closing::Authorized)]
+    );
+    assert_eq!(order.decide(close(Closing::Expired)).unwrap(), []);
+    let paid = given([created(), opened(1), closed(1, Closing::Authorized)]);
+    assert_eq!(paid.decide(close(Closing::Failed)).unwrap(), []);
+}
+
+fn any_report() -> impl Strategy<Value = ProviderReport> {
+    let amount = prop_oneof![Just(4995_i64), Just(4984), Just(5006), Just(2500), 0..10_000_i64];
+    let word = prop_oneof![
+        Just("AUTHORIZED"),
+        Just("CANCELED"),
+        Just("NEW"),
+        Just("AUTHORIZATION_FAILED"),
+        Just("ODD")
+    ];
+    let payment = (amount, word).prop_map(|(minor, word)| (minor, word.to_owned()));
+    (
+        proptest::collection::vec(payment, 0..3),
+        any::<bool>(),
+        prop_oneof![9 => Just("A-1"), 1 => Just("B-2")],
+    )
+        .prop_map(|(payments, safe, reference)| {
+            let mut made = report(&payments.iter().map(|p| p.0).collect::<Vec<_>>(), safe);
+            for (shown, (_, word)) in made.payments.iter_mut().zip(payments) {
+                shown.state = AuthorizationState::from(word);
+            }
+            made.reference = reference.to_owned();
+            made
+        })
+}
+
+fn any_command() -> impl Strategy<Value = OrderCommand> {
+    prop_oneof![
+        Just(OrderCommand::Create {
+            facts: facts(),
+            metadata: BTreeMap::new()
+        }),
+        (1..4_u32).prop_map(open_attempt),
+        (1..4_u32, 0..4_usize).prop_map(|(n, c)| OrderCommand::CloseAttempt {
+            payment_id: payment_id(n),
+            closing: [
+                Closing::Authorized,
+                Closing::Failed,
+                Closing::Canceled,
+                Closing::Expired
+            ][c],
+        }),
+        Just(OrderCommand::RegisterProviderOrder(provider("KEY"))),
+        (1..30_i64, any_report()).prop_map(|(read_no, report)| seen(read_no, report)),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_asked_the_order_stays_lawful(commands in proptest::collection::vec(any_command(), 0..40)) {
+        let mut order = Order::default();
+        let mut log = Vec::new();
+        for command in commands {
+            let Ok(events) = order.decide(command.clone()) else { continue };
+            for event in events {
+                if let OrderEvent::ConfidenceReachedSafe { evidence, ordered, .. } = &event {
+                    prop_assert!(evidence.difference_minor.abs() <= evidence.tolerance_minor);
+                    prop_assert_eq!(evidence.counted.currency, ordered.currency);
+                    prop_assert!(order.opened().is_some_and(|o| o.stopped.is_none()));
+                }
+                order.apply(event.clone());
+                log.push(event);
+            }
+            // A second delivery of the same command says nothing new.
+            if let Ok(again) = order.decide(command.clone()) {
+                prop_assert!(again.is_empty(), "{command:?} → {again:?}");
+            }
+            if let Some(opened) = order.opened() {
+                prop_assert!(opened.attempts.iter().filter(|a| a.closing.is_none()).count() <= 1);
+            }
+        }
+        let safe = log.iter().filter(|event| event.epoch() == Some(1)).count();
+        prop_assert!(safe <= 1);
+        prop_assert_eq!(given(log.clone()), order.clone());
+        // What is stored reads back as what was decided.
+        for event in log {
+            let bytes = serde_json::to_vec(&event).unwrap();
+            prop_assert_eq!(serde_json::from_slice::<OrderEvent>(&bytes).unwrap(), event);
+        }
+        let state = serde_json::to_value(&order).unwrap();
+        prop_assert_eq!(serde_json::from_value::<Order>(state).unwrap(), order);
+    }
+}

@@ -1,0 +1,128 @@
+//! The state machine as types: each phase holds only what is true in it.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Method,
+    event::{Ending, Operation},
+};
+use crate::{
+    ids::{OrderId, PaymentId, Shop},
+    money::Money,
+};
+
+/// What is fixed from the start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    pub payment_id: PaymentId,
+    pub order_id: OrderId,
+    pub shop: Shop,
+    pub method: Method,
+    pub amount: Money,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
+    /// Counts the attempts of an order, from 1.
+    pub number: u32,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Payment {
+    #[default]
+    Unstarted,
+    Pending(Pending),
+    Authorized {
+        attempt: Attempt,
+        /// Every payment at the provider that is known to belong to this attempt.
+        provider_payments: Vec<String>,
+    },
+    Closed {
+        attempt: Attempt,
+        ending: Ending,
+        provider_payments: Vec<String>,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pending {
+    pub attempt: Attempt,
+    pub expires_at: Timestamp,
+    pub step: Step,
+    /// How often a provider order was asked for; the next reference depends on it.
+    pub creates: u32,
+    pub starts: u32,
+    pub provider_payments: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Step {
+    /// No call is open and the shopper has nothing to do yet.
+    Deciding,
+    /// A call may be on its way.
+    Calling(Call),
+    /// The shopper has a page to go to; with no `url`, only the provider's menu.
+    Redirected { url: Option<String> },
+    /// `start` was sent and nothing came back. Never to be sent again; the shopper can pay through the menu.
+    StartUnknown(Call),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Call {
+    pub operation: Operation,
+    pub attempt: u32,
+    pub reference: String,
+    pub deadline: Timestamp,
+}
+
+impl Payment {
+    /// `None` before it was started.
+    pub fn attempt(&self) -> Option<&Attempt> {
+        match self {
+            Self::Unstarted => None,
+            Self::Pending(Pending { attempt, .. })
+            | Self::Authorized { attempt, .. }
+            | Self::Closed { attempt, .. } => Some(attempt),
+        }
+    }
+
+    /// The provider's ids of this attempt, as far as they are known.
+    pub fn provider_payments(&self) -> &[String] {
+        match self {
+            Self::Unstarted => &[],
+            Self::Pending(Pending {
+                provider_payments, ..
+            })
+            | Self::Authorized {
+                provider_payments, ..
+            }
+            | Self::Closed {
+                provider_payments, ..
+            } => provider_payments,
+        }
+    }
+
+    /// The word that shops see: `started`, `redirected`, `outcome_unknown`, `authorized`, `failed`, `canceled`, `expired`.
+    pub fn status(&self) -> &'static str {
+        match self {
+            Self::Unstarted => "unstarted",
+            Self::Pending(pending) => match pending.step {
+                Step::Deciding | Step::Calling(_) => "started",
+                Step::Redirected { .. } => "redirected",
+                Step::StartUnknown(_) => "outcome_unknown",
+            },
+            Self::Authorized { .. } => "authorized",
+            Self::Closed {
+                ending: Ending::Failed,
+                ..
+            } => "failed",
+            Self::Closed {
+                ending: Ending::Canceled,
+                ..
+            } => "canceled",
+            Self::Closed {
+                ending: Ending::Expired,
+                ..
+            } => "expired",
+        }
+    }
+}

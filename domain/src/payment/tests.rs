@@ -1,0 +1,320 @@
+use cqrs_es::Aggregate as _;
+use jiff::Timestamp;
+
+use super::*;
+use crate::{
+    ids::{CommandId, OrderId, PaymentId, Shop},
+    money::{Currency, Money},
+    report::{AuthorizationState, Confidence, ReportedPayment},
+};
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_700_000_000 + second).unwrap()
+}
+
+fn attempt() -> Attempt {
+    let shop = Shop::parse("demo-shop").unwrap();
+    let order_id = OrderId::new(&shop, "A-1");
+    Attempt {
+        payment_id: PaymentId::new(order_id, CommandId::from_key(&shop, "k")),
+        order_id,
+        shop,
+        method: Method::Ideal,
+        amount: Money::new(4995, Currency::EUR),
+        issuer: None,
+        number: 1,
+    }
+}
+
+fn given(events: impl IntoIterator<Item = PaymentEvent>) -> Payment {
+    let mut payment = Payment::default();
+    events.into_iter().for_each(|event| payment.apply(event));
+    payment
+}
+
+fn started() -> PaymentEvent {
+    PaymentEvent::PaymentStarted {
+        attempt: attempt(),
+        expires_at: at(1800),
+    }
+}
+
+fn called(operation: Operation, attempt: u32) -> PaymentEvent {
+    PaymentEvent::ProviderCallAttempted {
+        operation,
+        attempt,
+        reference: "A-1".to_owned(),
+        deadline: at(10),
+    }
+}
+
+fn unknown(operation: Operation, attempt: u32) -> PaymentEvent {
+    PaymentEvent::ProviderOutcomeUnknown {
+        operation,
+        attempt,
+        class: LossClass::Timeout,
+        deadline: at(10),
+    }
+}
+
+fn redirected() -> PaymentEvent {
+    PaymentEvent::PaymentRedirected {
+        provider_payment_id: "pid1t".to_owned(),
+        url: "https://bank".to_owned(),
+    }
+}
+
+fn call(operation: Operation) -> PaymentCommand {
+    PaymentCommand::AttemptCall {
+        operation,
+        reference: "A-1".to_owned(),
+        deadline: at(10),
+    }
+}
+
+fn shown(id: &str, state: &str) -> ReportedPayment {
+    ReportedPayment {
+        id: id.to_owned(),
+        method: "IDEAL".to_owned(),
+        state: AuthorizationState::from(state.to_owned()),
+        confidence: (state == "AUTHORIZED").then_some(Confidence::AcquirerApproved),
+        amount: Money::new(4995, Currency::EUR),
+        reason: None,
+        captures: vec![],
+        refunds: vec![],
+        chargebacks: vec![],
+    }
+}
+
+fn seen(second: i64, payments: &[ReportedPayment]) -> PaymentCommand {
+    PaymentCommand::Observe(Observation {
+        payments: payments.to_vec(),
+        read_started_at: at(second),
+    })
+}
+
+#[test]
+fn the_intent_is_recorded_before_a_call_and_only_one_call_is_open() {
+    let payment = given([started()]);
+    assert_eq!(
+        payment.decide(call(Operation::CreateOrder)).unwrap(),
+        [called(Operation::CreateOrder, 1)]
+    );
+    let calling = given([started(), called(Operation::CreateOrder, 1)]);
+    assert_eq!(
+        calling.decide(call(Operation::CreateOrder)),
+        Err(PaymentRejection::CallOpen {
+            operation: Operation::CreateOrder,
+            attempt: 1
+        })
+    );
+}
+
+#[test]
+fn a_create_whose_outcome_is_unknown_may_be_asked_for_again() {
+    let payment = given([
+        started(),
+        called(Operation::CreateOrder, 1),
+        unknown(Operation::CreateOrder, 1),
+    ]);
+    assert_eq!(
+        payment.decide(call(Operation::CreateOrder)).unwrap(),
+        [called(Operation::CreateOrder, 2)]
+    );
+}
+
+#[test]
+fn a_start_whose_outcome_is_unknown_is_never_sent_again() {
+    let payment = given([
+        started(),
+        called(Operation::Start, 1),
+        unknown(Operation::Start, 1),
+    ]);
+    assert!(matches!(
+        payment.decide(call(Operation::Start)),
+        Err(PaymentRejection::CallOpen { .. })
+    ));
+    assert_eq!(payment.status(), "outcome_unknown");
+}
+
+#[test]
+fn an_unknown_start_ends_by_a_report_that_shows_it() {
+    let payment = given([
+        started(),
+        called(Operation::Start, 1),
+        unknown(Operation::Start, 1),
+    ]);
+    let happened = PaymentEvent::ProviderOutcomeResolved {
+        operation: Operation::Start,
+        attempt: 1,
+        resolution: Resolution::Happened,
+        provider_payment_id: Some("pid1t".to_owned()),
+    };
+    let under_way = shown("pid1t", "REDIRECTED_FOR_AUTHORIZATION");
+    assert_eq!(
+        payment.decide(seen(12, &[under_way])).unwrap(),
+        [happened.clone()]
+    );
+    let paid = payment.decide(seen(12, &[shown("pid1t", "AUTHORIZED")])).unwrap();
+    assert_eq!(paid[0], happened);
+    assert!(matches!(paid[1], PaymentEvent::PaymentAuthorized { .. }));
+}
+
+#[test]
+fn absence_proves_nothing_before_the_visibility_horizon() {
+    let payment = given([
+        started(),
+        called(Operation::Start, 1),
+        unknown(Operation::Start, 1),
+    ]);
+    assert_eq!(payment.decide(seen(10 + 92, &[])).unwrap(), []);
+    let events = payment.decide(seen(10 + 93, &[])).unwrap();
+    assert!(matches!(
+        events[..],
+        [
+            PaymentEvent::ProviderOutcomeResolved {
+                resolution: Resolution::DidNotHappen,
+                ..
+            },
+            PaymentEvent::PaymentFailed { .. }
+        ]
+    ));
+}
+
+#[test]
+fn the_late_answer_to_a_lost_start_still_brings_the_url() {
+    let payment = given([
+        started(),
+        called(Operation::Start, 1),
+        unknown(Operation::Start, 1),
+    ]);
+    let command = PaymentCommand::Redirect {
+        attempt: 1,
+        provider_payment_id: "pid1t".to_owned(),
+        url: "https://bank".to_owned(),
+    };
+    let events = payment.decide(command).unwrap();
+    assert!(matches!(
+        events[0],
+        PaymentEvent::ProviderOutcomeResolved {
+            resolution: Resolution::Happened,
+            ..
+        }
+    ));
+    assert_eq!(events[1], redirected());
+}
+
+#[test]
+fn a_canceled_attempt_is_closed_unless_another_of_its_payments_is_open() {
+    let payment = given([started(), called(Operation::Start, 1), redirected()]);
+    let canceled = shown("pid1t", "CANCELED");
+    assert_eq!(
+        payment.decide(seen(20, std::slice::from_ref(&canceled))).unwrap(),
+        [PaymentEvent::PaymentCanceled { reason: None }]
+    );
+    let retried = [canceled.clone(), shown("pid2t", "REDIRECTED_FOR_AUTHORIZATION")];
+    assert_eq!(payment.decide(seen(20, &retried)).unwrap(), []);
+    let paid = [shown("pid2t", "AUTHORIZED"), canceled];
+    assert!(matches!(
+        payment.decide(seen(20, &paid)).unwrap()[..],
+        [PaymentEvent::PaymentAuthorized { .. }]
+    ));
+}
+
+#[test]
+fn a_refused_authorization_fails_the_attempt_with_the_providers_word() {
+    let payment = given([started(), called(Operation::Start, 1), redirected()]);
+    let events = payment
+        .decide(seen(20, &[shown("pid1t", "AUTHORIZATION_FAILED")]))
+        .unwrap();
+    assert_eq!(
+        events,
+        [PaymentEvent::PaymentFailed {
+            reason: "authorization_failed".to_owned(),
+            provider_message: Some("AUTHORIZATION_FAILED".to_owned())
+        }]
+    );
+}
+
+#[test]
+fn a_word_that_we_do_not_know_never_ends_an_attempt() {
+    let payment = given([started(), called(Operation::Start, 1), redirected()]);
+    for word in ["SETTLED", "cancelled", ""] {
+        assert_eq!(
+            payment.decide(seen(999_999, &[shown("pid1t", word)])).unwrap(),
+            [],
+            "{word}"
+        );
+    }
+}
+
+#[test]
+fn an_attempt_expires_only_on_a_report_well_after_its_time() {
+    let payment = given([started(), called(Operation::Start, 1), redirected()]);
+    let open = [shown("pid1t", "REDIRECTED_FOR_AUTHORIZATION")];
+    assert_eq!(payment.decide(seen(1800 + 92, &open)).unwrap(), []);
+    assert_eq!(
+        payment.decide(seen(1800 + 93, &open)).unwrap(),
+        [PaymentEvent::PaymentExpired]
+    );
+}
+
+#[test]
+fn a_closed_attempt_that_turns_out_to_be_paid_is_authorized() {
+    for closed in [
+        PaymentEvent::PaymentExpired,
+        PaymentEvent::PaymentCanceled { reason: None },
+        PaymentEvent::PaymentFailed {
+            reason: "x".to_owned(),
+            provider_message: None,
+        },
+    ] {
+        let payment = given([started(), called(Operation::Start, 1), redirected(), closed]);
+        let events = payment
+            .decide(seen(4000, &[shown("pid1t", "AUTHORIZED")]))
+            .unwrap();
+        assert!(matches!(events[..], [PaymentEvent::PaymentAuthorized { .. }]));
+    }
+}
+
+#[test]
+fn a_report_that_is_faster_than_the_answer_wins_and_the_answer_is_a_repeat() {
+    let payment = given([
+        started(),
+        called(Operation::Start, 1),
+        PaymentEvent::PaymentAuthorized {
+            provider_payment_id: "pid1t".to_owned(),
+            amount: Money::new(4995, Currency::EUR),
+            confidence: Confidence::AcquirerApproved,
+        },
+    ]);
+    let answer = PaymentCommand::Redirect {
+        attempt: 1,
+        provider_payment_id: "pid1t".to_owned(),
+        url: "https://bank".to_owned(),
+    };
+    assert_eq!(payment.decide(answer).unwrap(), []);
+    assert_eq!(
+        payment.decide(seen(20, &[shown("pid1t", "AUTHORIZED")])).unwrap(),
+        []
+    );
+}
+
+#[test]
+fn only_the_open_call_can_be_answered() {
+    let payment = given([started(), called(Operation::Start, 1)]);
+    let wrong = PaymentCommand::LoseCall {
+        operation: Operation::Start,
+        attempt: 2,
+        class: LossClass::Timeout,
+    };
+    assert!(matches!(
+        payment.decide(wrong),
+        Err(PaymentRejection::NoSuchCall { .. })
+    ));
+    let sent = given([started(), called(Operation::Start, 1), redirected()]);
+    assert_eq!(
+        sent.decide(call(Operation::Start)),
+        Err(PaymentRejection::StartSpent)
+    );
+}
