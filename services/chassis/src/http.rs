@@ -79,7 +79,8 @@ pub async fn serve(
         let (router, limits, shutdown) = (router.clone(), limits.clone(), shutdown.clone());
         connections.spawn(async move {
             let _permit = permit;
-            let service = hyper::service::service_fn(|request| answer(router.clone(), limits.clone(), request));
+            let service =
+                hyper::service::service_fn(|request| answer(router.clone(), limits.clone(), request));
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(limits.header_deadline)
@@ -111,11 +112,13 @@ async fn answer(
         return Ok(refusal);
     }
     let request = request.map(|body| Body::new(http_body_util::Limited::new(body, limits.body_max)));
-    Ok(match tokio::time::timeout(limits.request_deadline, router.oneshot(request)).await {
-        Ok(Ok(response)) => response,
-        Ok(Err(never)) => match never {},
-        Err(_) => plain(StatusCode::REQUEST_TIMEOUT),
-    })
+    Ok(
+        match tokio::time::timeout(limits.request_deadline, router.oneshot(request)).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(never)) => match never {},
+            Err(_) => plain(StatusCode::REQUEST_TIMEOUT),
+        },
+    )
 }
 
 /// What no handler should have to think about: two meanings of one request, and sizes told in advance.
@@ -128,8 +131,10 @@ fn refuse<B>(request: &Request<B>, limits: &Limits) -> Option<Response<Body>> {
     if headers.contains_key(header::CONTENT_LENGTH) && headers.contains_key(header::TRANSFER_ENCODING) {
         return Some(plain(StatusCode::BAD_REQUEST));
     }
-    let length =
-        headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<usize>().ok());
+    let length = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|v| v.to_str().ok())
+        .and_then(|v| v.parse::<usize>().ok());
     if length.is_some_and(|length| length > limits.body_max) {
         return Some(plain(StatusCode::PAYLOAD_TOO_LARGE));
     }
@@ -139,6 +144,8 @@ fn refuse<B>(request: &Request<B>, limits: &Limits) -> Option<Response<Body>> {
 fn plain(status: StatusCode) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+    response
+        .headers_mut()
+        .insert(header::CONNECTION, header::HeaderValue::from_static("close"));
     response
 }

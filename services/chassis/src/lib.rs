@@ -1,3 +1,8 @@
 #![doc = include_str!("../README.md")]
 
+pub mod bus;
+pub mod config;
 pub mod http;
+pub mod problem;
+pub mod supervise;
+pub mod telemetry;

@@ -1,0 +1,408 @@
+//! What can be set, where it comes from, and what it is when nobody sets it.
+//!
+//! Defaults < `kassa.toml` < environment. Environment names are `KASSA_` and the path with `__`, such as
+//! `KASSA_HTTP__LISTEN`; `DATABASE_URL` and `NATS_URL` are honoured too. An unknown key is an error.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use jiff::SignedDuration;
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::Deserialize;
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    pub database: Database,
+    pub nats: Nats,
+    /// The listener for CM's notifications.
+    pub http: Http,
+    pub checkout: Checkout,
+    pub poll: Poll,
+    /// By shop token, `[a-z0-9-]{1,32}`.
+    pub shops: BTreeMap<String, Shop>,
+    /// The role `cm-simulator`.
+    pub simulator: Simulator,
+    pub log: Log,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Database {
+    /// PostgreSQL, as a URL or as `key=value` words.
+    pub url: SecretString,
+    /// Connections for reads; the appending connection comes on top.
+    pub max_connections: usize,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Nats {
+    pub url: String,
+    /// For every role but the relay.
+    pub worker: Login,
+    /// The only login that may publish events.
+    pub relay: Login,
+    pub replicas: usize,
+    /// How many of the newest events the stream is refilled with when it is made anew.
+    pub window: u64,
+}
+
+/// A NATS user. Empty means: as the URL says.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Login {
+    pub user: Option<String>,
+    pub password: Option<SecretString>,
+    pub password_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Http {
+    pub listen: SocketAddr,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Checkout {
+    /// How long a shopper has for one attempt; after it, a report without money ends the attempt.
+    pub order_ttl: SignedDuration,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Poll {
+    /// Per method: how long after the start, and after each read that brought nothing final, the report is read again
+    /// when no notification came.
+    pub ladder: BTreeMap<String, Vec<SignedDuration>>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shop {
+    pub cm: Cm,
+    /// Scheme, host and port that a return URL may have, such as `https://shop.example`.
+    pub return_url_origins: Vec<String>,
+}
+
+/// A shop's account at CM.com.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cm {
+    #[serde(default)]
+    pub mode: Mode,
+    /// Up to and without `/ps/…`: `https://secure.docdatapayments.com`, a sandbox, or the simulator.
+    pub rest_url: String,
+    pub account: String,
+    #[serde(default)]
+    pub password: Option<SecretString>,
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+    pub merchant_key: String,
+    /// For one call, from the first byte to the last.
+    #[serde(default = "ten_seconds")]
+    pub timeout: SignedDuration,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// The simulator: scenarios are passed on, plain HTTP is allowed.
+    #[default]
+    Sim,
+    Test,
+    Live,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Simulator {
+    pub listen: SocketAddr,
+    pub merchant_key: String,
+    pub account: String,
+    pub password: SecretString,
+    /// Ends in `=`; the merchant reference is appended.
+    pub notification_url: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    #[default]
+    Auto,
+    Text,
+    Json,
+}
+
+/// Why the configuration cannot be used. Names every problem that was found, never a secret.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("the configuration cannot be read")]
+    Unreadable(#[source] Box<config::ConfigError>),
+    #[error("the configuration is not usable:\n{}", .0.join("\n"))]
+    Wrong(Vec<String>),
+}
+
+fn ten_seconds() -> SignedDuration {
+    SignedDuration::from_secs(10)
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+impl Default for Database {
+    fn default() -> Self {
+        Self {
+            url: SecretString::from(""),
+            max_connections: 16,
+        }
+    }
+}
+
+impl Default for Nats {
+    fn default() -> Self {
+        Self {
+            url: "nats://127.0.0.1:4222".to_owned(),
+            worker: Login::default(),
+            relay: Login::default(),
+            replicas: 1,
+            // At some ten events a payment, a million payments.
+            window: 10_000_000,
+        }
+    }
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            listen: loopback(8080),
+        }
+    }
+}
+
+impl Default for Checkout {
+    fn default() -> Self {
+        Self {
+            order_ttl: SignedDuration::from_mins(30),
+        }
+    }
+}
+
+impl Default for Poll {
+    fn default() -> Self {
+        let ladder = [15, 30, 60, 300, 1800, 7200]
+            .map(SignedDuration::from_secs)
+            .to_vec();
+        Self {
+            ladder: BTreeMap::from([("ideal".to_owned(), ladder)]),
+        }
+    }
+}
+
+impl Default for Simulator {
+    fn default() -> Self {
+        Self {
+            listen: loopback(8090),
+            merchant_key: "00000000-0000-4000-8000-000000000000".to_owned(),
+            account: "simulated".to_owned(),
+            password: SecretString::from("simulated"),
+            notification_url: None,
+        }
+    }
+}
+
+impl Config {
+    /// Reads the file, if there is one, and the environment over it.
+    ///
+    /// # Errors
+    /// [`ConfigError`], with everything that is wrong at once.
+    pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+        let mut builder = config::Config::builder();
+        builder = match file {
+            Some(path) => builder.add_source(config::File::from(path).format(config::FileFormat::Toml)),
+            None => {
+                builder.add_source(config::File::new("kassa.toml", config::FileFormat::Toml).required(false))
+            }
+        };
+        builder = builder.add_source(
+            config::Environment::with_prefix("KASSA")
+                .prefix_separator("_")
+                .separator("__"),
+        );
+        for (name, key) in [("DATABASE_URL", "database.url"), ("NATS_URL", "nats.url")] {
+            if let Ok(value) = std::env::var(name)
+                && !value.is_empty()
+            {
+                builder = builder
+                    .set_override(key, value)
+                    .map_err(|error| ConfigError::Unreadable(Box::new(error)))?;
+            }
+        }
+        let config: Self = builder
+            .build()
+            .and_then(config::Config::try_deserialize)
+            .map_err(|error| ConfigError::Unreadable(Box::new(error)))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// # Errors
+    /// [`ConfigError::Wrong`] with every problem: its key, and what is allowed there.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let mut wrong = Vec::new();
+        if self.database.url.expose_secret().is_empty() {
+            wrong.push("database.url: set it, or DATABASE_URL, to a PostgreSQL 15 or newer".to_owned());
+        }
+        if !(1..=1_000).contains(&self.database.max_connections) {
+            wrong.push("database.max_connections: 1 to 1000".to_owned());
+        }
+        if self.checkout.order_ttl < SignedDuration::from_secs(1) {
+            wrong.push("checkout.order_ttl: at least 1s".to_owned());
+        }
+        for (method, ladder) in &self.poll.ladder {
+            if ladder.is_empty() || ladder.iter().any(|rung| *rung < SignedDuration::from_millis(100)) {
+                wrong.push(format!(
+                    "poll.ladder.{method}: one or more intervals of at least 100ms"
+                ));
+            }
+        }
+        for (name, shop) in &self.shops {
+            shop.check(name, &mut wrong);
+        }
+        if wrong.is_empty() {
+            Ok(())
+        } else {
+            Err(ConfigError::Wrong(wrong))
+        }
+    }
+}
+
+impl Shop {
+    fn check(&self, name: &str, wrong: &mut Vec<String>) {
+        let fits = (1..=32).contains(&name.len())
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        if !fits {
+            wrong.push(format!("shops.{name}: a shop is 1 to 32 of a-z, 0-9 and -"));
+        }
+        match url::Url::parse(&self.cm.rest_url) {
+            Ok(url) if url.scheme() == "https" => {}
+            Ok(url) if url.scheme() == "http" && self.cm.mode != Mode::Live => {}
+            Ok(_) => wrong.push(format!("shops.{name}.cm.rest_url: https in mode live")),
+            Err(_) => wrong.push(format!("shops.{name}.cm.rest_url: an absolute URL")),
+        }
+        if self.cm.timeout < SignedDuration::from_millis(100)
+            || self.cm.timeout > SignedDuration::from_secs(60)
+        {
+            wrong.push(format!("shops.{name}.cm.timeout: 100ms to 60s"));
+        }
+        for origin in &self.return_url_origins {
+            if !url::Url::parse(origin).is_ok_and(|url| url.origin().is_tuple()) {
+                wrong.push(format!(
+                    "shops.{name}.return_url_origins: scheme, host and port, such as https://shop.example"
+                ));
+            }
+        }
+        if let Err(error) = self.cm.secret() {
+            wrong.push(format!("shops.{name}.cm.password_file: {error}"));
+        }
+    }
+}
+
+impl Cm {
+    /// # Errors
+    /// When neither a password nor a readable file is given.
+    pub fn secret(&self) -> Result<SecretString, std::io::Error> {
+        secret(self.password.as_ref(), self.password_file.as_deref())?.ok_or_else(|| {
+            std::io::Error::other("set password_file to a file that holds the account's password")
+        })
+    }
+
+    pub fn timeout(&self) -> Duration {
+        self.timeout.unsigned_abs()
+    }
+}
+
+impl Login {
+    /// `None` where the URL carries the login.
+    ///
+    /// # Errors
+    /// When the password file cannot be read.
+    pub fn resolve(&self) -> Result<Option<(String, SecretString)>, std::io::Error> {
+        let Some(user) = &self.user else { return Ok(None) };
+        let password = secret(self.password.as_ref(), self.password_file.as_deref())?;
+        Ok(Some((
+            user.clone(),
+            password.unwrap_or_else(|| SecretString::from("")),
+        )))
+    }
+}
+
+fn secret(given: Option<&SecretString>, file: Option<&Path>) -> Result<Option<SecretString>, std::io::Error> {
+    match (given, file) {
+        (Some(secret), _) => Ok(Some(secret.clone())),
+        (None, Some(path)) => std::fs::read_to_string(path)
+            .map(|text| Some(SecretString::from(text.trim_end_matches(['\r', '\n']))))
+            .map_err(|error| std::io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
+        (None, None) => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(toml: &str) -> Result<Config, config::ConfigError> {
+        config::Config::builder()
+            .add_source(config::File::from_str(toml, config::FileFormat::Toml))
+            .build()?
+            .try_deserialize()
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_by_name() {
+        let error = parsed("[database]\nurll = 'x'").expect_err("a slip of the pen must not be silent");
+        assert!(error.to_string().contains("urll"), "{error}");
+    }
+
+    #[test]
+    fn every_problem_is_named_at_once_and_no_secret_is() {
+        let config = parsed(
+            "[shops.Demo]\nreturn_url_origins = ['shop']\n\
+             cm = { mode = 'live', rest_url = 'http://cm.example', account = 'a', password = 'hunter2', \
+             merchant_key = 'm', timeout = '2m' }",
+        )
+        .unwrap();
+        let text = config.check().expect_err("five things are wrong").to_string();
+        for named in [
+            "database.url",
+            "shops.Demo:",
+            "rest_url",
+            "timeout",
+            "return_url_origins",
+        ] {
+            assert!(text.contains(named), "{named} is missing in {text}");
+        }
+        assert!(!text.contains("hunter2") && !format!("{config:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn listeners_bind_to_loopback_unless_told_otherwise() {
+        let config = Config::default();
+        assert!(config.http.listen.ip().is_loopback() && config.simulator.listen.ip().is_loopback());
+    }
+}

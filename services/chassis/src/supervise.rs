@@ -1,0 +1,59 @@
+//! How does a worker stay up? It runs until shutdown; after an error it runs again, after a pause that grows.
+
+use std::{future::Future, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+/// Long enough to spare a server that is down, short enough that nobody waits once it is back.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// Runs `work` until it ends well or `shutdown` is called.
+pub async fn keep_running<F, E>(name: &str, shutdown: &CancellationToken, mut work: impl FnMut() -> F)
+where
+    F: Future<Output = Result<(), E>>,
+    E: Into<anyhow::Error>,
+{
+    let mut pause = PAUSE_MIN;
+    while !shutdown.is_cancelled() {
+        let began = std::time::Instant::now();
+        match work().await {
+            Ok(()) => return,
+            Err(error) => {
+                tracing::warn!(
+                    worker = name,
+                    error = format!("{:#}", error.into()),
+                    "stopped; it runs again shortly"
+                );
+            }
+        }
+        if began.elapsed() > PAUSE_MAX * 5 {
+            pause = PAUSE_MIN;
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+/// Cancels the returned token at SIGTERM or Ctrl-C.
+///
+/// # Errors
+/// When the process may not listen for signals.
+pub fn until_signal() -> std::io::Result<CancellationToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let token = CancellationToken::new();
+    let mut term = signal(SignalKind::terminate())?;
+    let mut int = signal(SignalKind::interrupt())?;
+    let cancel = token.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        cancel.cancel();
+    });
+    Ok(token)
+}
