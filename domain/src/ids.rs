@@ -212,6 +212,11 @@ impl CommandId {
         Self(Uuid::new_v5(&cause, format!("{actor}/{n}").as_bytes()))
     }
 
+    /// An id made by the caller: a nonce for something that must not be mistaken for another's.
+    pub fn from_uuid(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+
     pub fn uuid(&self) -> Uuid {
         self.0
     }

@@ -1,1 +1,19 @@
+#![doc = include_str!("../README.md")]
 
+pub mod envelope;
+pub mod event;
+pub mod headers;
+pub mod money;
+pub mod order;
+pub mod payment;
+pub mod schema;
+pub mod subject;
+pub mod time;
+pub mod words;
+
+pub use envelope::{Envelope, EnvelopeError, EventMeta};
+pub use event::{CATALOGUE, DecodeError, EventType, INTERNAL, PublishedEvent};
+pub use money::Money;
+pub use subject::{CommandSubject, EventSubject, LiveSubject, QuerySubject, SubjectError};
+pub use time::UtcTime;
+pub use words::{Aggregate, AuthType};

@@ -147,7 +147,11 @@ impl Opened {
         events
     }
 
-    /// Whether the answer is about something else than we asked for.
+    /// Whether the answer is about something else than we asked for: then nothing in it counts, for payments neither.
+    pub fn is_foreign(&self, report: &ProviderReport) -> bool {
+        self.foreign(report).is_some()
+    }
+
     fn foreign(&self, report: &ProviderReport) -> Option<(Mismatch, Option<Money>, Option<Money>)> {
         let ours = self.provider.as_ref().map(|provider| provider.reference.as_str());
         let ordered = self.facts.amount;

@@ -54,3 +54,33 @@ pub fn share_of(
         .cloned()
         .collect()
 }
+
+/// What the shopper has to do next.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum NextAction {
+    /// Send the browser there.
+    Redirect { url: String },
+    /// Nothing yet; it will be known shortly.
+    Wait,
+    None,
+}
+
+/// What the shopper has to do next for this attempt. While it is not known what became of a `start`, that is the
+/// provider's menu: an order whose answer was lost is still payable.
+pub fn next_action(opened: &Opened, payment: &Payment) -> NextAction {
+    use crate::payment::{Pending, Step};
+    match payment {
+        Payment::Pending(Pending { step: Step::Redirected { url: Some(url) }, .. }) => {
+            NextAction::Redirect { url: url.clone() }
+        }
+        Payment::Pending(Pending { step: Step::Redirected { url: None } | Step::StartUnknown(_), .. }) => {
+            match &opened.provider {
+                Some(provider) => NextAction::Redirect { url: provider.menu_url.clone() },
+                None => NextAction::Wait,
+            }
+        }
+        Payment::Pending(Pending { step: Step::Deciding | Step::Calling(_), .. }) => NextAction::Wait,
+        Payment::Unstarted | Payment::Authorized { .. } | Payment::Closed { .. } => NextAction::None,
+    }
+}

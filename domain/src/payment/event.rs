@@ -77,6 +77,8 @@ pub enum LossClass {
     Unreadable,
     /// The worker that had the call is gone.
     WorkerLost,
+    /// The provider holds this reference already: an earlier call had its effect.
+    ReferenceTaken,
 }
 
 /// How a call turned out.

@@ -3,6 +3,8 @@
 pub mod bus;
 pub mod config;
 pub mod http;
+pub mod input;
+pub mod micro;
 pub mod problem;
 pub mod supervise;
 pub mod telemetry;

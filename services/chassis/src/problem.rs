@@ -86,6 +86,16 @@ impl Problem {
         )
     }
 
+    pub fn unknown_shop() -> Self {
+        Self::new(
+            404,
+            "not_found",
+            "not found",
+            "the shop in the subject is not configured here",
+            "name a shop that this installation serves",
+        )
+    }
+
     pub fn store_unavailable() -> Self {
         let mut problem = Self::new(
             503,

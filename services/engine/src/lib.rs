@@ -1,1 +1,63 @@
+#![doc = include_str!("../README.md")]
 
+mod commands;
+mod executor;
+mod input;
+mod internal;
+mod poll;
+mod service;
+mod session;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use kassa_chassis::{bus, config::Config, supervise::keep_running};
+use kassa_domain::ids::Shop;
+use tokio_util::sync::CancellationToken;
+
+pub use commands::{CreateOrder, OrderMade, PaymentMade, StartPayment};
+pub use executor::{Caller, Decide, Executed, Executor, Fault, Refusal};
+pub use internal::{ObserveReport, Recorded, Said, Word};
+pub use poll::Ladders;
+pub use service::{Commands, ShopRules};
+pub use session::{Session, Told};
+
+/// The worker: serves commands from NATS and fires the ladder of reads, until shutdown.
+///
+/// # Errors
+/// When the configuration does not hold, or NATS cannot be reached at all.
+pub async fn run(config: Config, executor: Arc<Executor>, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let client = bus::connect(&config.nats.url, &config.nats.worker, "engine").await?;
+    let ladders = Arc::new(Ladders::new(config.poll.ladder.clone()));
+    let commands = Arc::new(Commands::new(
+        executor.clone(),
+        shop_rules(&config)?,
+        config.checkout.order_ttl,
+        ladders.clone(),
+    ));
+    let serving = keep_running("commands", &shutdown, || {
+        commands.clone().serve(client.clone(), shutdown.clone())
+    });
+    let polling = keep_running("poll", &shutdown, || {
+        poll::run(executor.clone(), ladders.clone(), PART, shutdown.clone())
+    });
+    tokio::join!(serving, polling);
+    Ok(())
+}
+
+/// One part on one machine.
+const PART: i32 = 0;
+
+fn shop_rules(config: &Config) -> anyhow::Result<BTreeMap<Shop, ShopRules>> {
+    config
+        .shops
+        .iter()
+        .map(|(name, shop)| {
+            let origins = shop
+                .return_url_origins
+                .iter()
+                .map(|text| Ok(url::Url::parse(text)?.origin()));
+            let return_url_origins = origins.collect::<anyhow::Result<_>>()?;
+            Ok((Shop::parse(name)?, ShopRules { return_url_origins }))
+        })
+        .collect()
+}

@@ -1,1 +1,18 @@
+#![doc = include_str!("../README.md")]
 
+mod append;
+mod batcher;
+mod clock;
+mod hints;
+mod marks;
+mod read;
+mod reads;
+mod store;
+mod timers;
+
+pub use append::{Append, AppendError, Appended, NewEvent, NewTimer, ReadRequest, Touch, VaultRow};
+pub use clock::Clock;
+pub use read::{LoggedCommand, StoredEvent};
+pub use reads::{ClaimedRead, request_read_in};
+pub use store::{Store, StoreConfig, StoreError};
+pub use timers::DueTimer;

@@ -1,0 +1,214 @@
+//! How does a NATS micro service of ours answer? One endpoint a verb, one for verbs that do not exist, requests side by
+//! side up to a bound, and problem documents with the convention's headers.
+
+use std::{collections::HashMap, future::Future, sync::Arc};
+
+use async_nats::{
+    Client, HeaderMap,
+    service::{Request, ServiceExt as _},
+};
+use bytes::Bytes;
+use futures::StreamExt as _;
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::problem::Problem;
+
+/// Requests under way at once: each waits for a commit, and some for the provider's answer.
+const UNDER_WAY: usize = 4_096;
+
+/// What is served where: `{prefix}.{shop}.{verb}`.
+#[derive(Debug, Clone, Copy)]
+pub struct MicroService {
+    pub name: &'static str,
+    pub description: &'static str,
+    pub version: &'static str,
+    pub prefix: &'static str,
+    pub verbs: &'static [&'static str],
+}
+
+/// One request, with the subject taken apart.
+#[derive(Debug)]
+pub struct Asked {
+    /// As it stands in the subject; not checked.
+    pub shop: String,
+    /// One of the service's verbs.
+    pub verb: String,
+    pub headers: Option<HeaderMap>,
+    pub body: Bytes,
+}
+
+/// An answer, and whether it had been given before.
+#[derive(Debug)]
+pub struct Reply {
+    pub result: Result<Vec<u8>, Box<Problem>>,
+    pub replayed: bool,
+}
+
+impl From<Box<Problem>> for Reply {
+    fn from(problem: Box<Problem>) -> Self {
+        Self {
+            result: Err(problem),
+            replayed: false,
+        }
+    }
+}
+
+/// Answers requests until shutdown, then finishes those under way.
+///
+/// # Errors
+/// When the subscriptions cannot be made or end; the caller runs it again.
+pub async fn serve<F>(
+    client: &Client,
+    what: MicroService,
+    shutdown: &CancellationToken,
+    handle: impl Fn(Asked) -> F + Clone + Send + Sync + 'static,
+) -> anyhow::Result<()>
+where
+    F: Future<Output = Reply> + Send + 'static,
+{
+    let service = client
+        .service_builder()
+        .description(what.description)
+        .start(what.name, what.version)
+        .await
+        .map_err(anyhow::Error::from_boxed)?;
+    let mut endpoints = Vec::new();
+    for verb in what.verbs {
+        let endpoint = service
+            .endpoint_builder()
+            .name(verb)
+            .metadata(HashMap::from([("idempotent".to_owned(), "true".to_owned())]))
+            .add(format!("{}.*.{verb}", what.prefix))
+            .await
+            .map_err(anyhow::Error::from_boxed)?;
+        endpoints.push(endpoint.map(|request| (true, request)).boxed());
+    }
+    // A queue group of its own: in that of the verbs it would take their requests.
+    let fallback = service
+        .endpoint_builder()
+        .name("unknown")
+        .queue_group(format!("{}-unknown", what.name))
+        .add(format!("{}.*.>", what.prefix))
+        .await
+        .map_err(anyhow::Error::from_boxed)?;
+    endpoints.push(fallback.map(|request| (false, request)).boxed());
+
+    let permits = Arc::new(Semaphore::new(UNDER_WAY));
+    let under_way = TaskTracker::new();
+    let mut requests = futures::stream::select_all(endpoints);
+    let result = loop {
+        let (known, request) = tokio::select! {
+            () = shutdown.cancelled() => break Ok(()),
+            request = requests.next() => match request {
+                Some(request) => request,
+                None => break Err(anyhow::anyhow!("the subscriptions of {} ended", what.name)),
+            },
+        };
+        let (shop, verb) = tokens(what.prefix, request.message.subject.as_str());
+        // A known verb reaches the fallback too; its own endpoint answers it.
+        if !known && what.verbs.contains(&verb.as_str()) {
+            continue;
+        }
+        let Ok(permit) = permits.clone().try_acquire_owned() else {
+            respond(&request, Box::new(Problem::overloaded()).into()).await;
+            continue;
+        };
+        let handle = handle.clone();
+        // Spawned: somebody who waits ten seconds for a redirect may not hold up the next one.
+        under_way.spawn(async move {
+            let _permit = permit;
+            let began = std::time::Instant::now();
+            let reply = if known {
+                let message = &request.message;
+                let headers = message.headers.clone();
+                handle(Asked {
+                    shop: shop.clone(),
+                    verb: verb.clone(),
+                    headers,
+                    body: message.payload.clone(),
+                })
+                .await
+            } else {
+                Box::new(unknown_verb(what)).into()
+            };
+            let code = reply
+                .result
+                .as_ref()
+                .map_or_else(|problem| problem.code.as_str(), |_| "ok");
+            let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+            if known {
+                tracing::info!(
+                    shop,
+                    verb,
+                    result = code,
+                    replayed = reply.replayed,
+                    ms,
+                    "request"
+                );
+            } else {
+                // What stands in an unknown subject is anybody's text.
+                tracing::info!(service = what.name, result = code, "request with an unknown verb");
+            }
+            respond(&request, reply).await;
+        });
+    };
+    under_way.close();
+    under_way.wait().await;
+    // Said before the connection goes, so that requesters are not left waiting.
+    let _ = client.flush().await;
+    result
+}
+
+fn tokens(prefix: &str, subject: &str) -> (String, String) {
+    let rest = subject
+        .strip_prefix(prefix)
+        .unwrap_or_default()
+        .trim_start_matches('.');
+    let (shop, verb) = rest.split_once('.').unwrap_or((rest, ""));
+    (shop.to_owned(), verb.to_owned())
+}
+
+fn unknown_verb(what: MicroService) -> Problem {
+    Problem::new(
+        404,
+        "not_found",
+        "not found",
+        "there is no such verb",
+        format!(
+            "publish on {}.<shop>.<verb> with one of {}",
+            what.prefix,
+            what.verbs.join(", ")
+        ),
+    )
+}
+
+/// The convention for errors, with the problem document as the body: the library's own error answer is empty.
+async fn respond(request: &Request, reply: Reply) {
+    if request.message.reply.is_none() {
+        return;
+    }
+    let mut headers = HeaderMap::new();
+    if reply.replayed {
+        headers.insert("Idempotent-Replayed", "true");
+    }
+    let payload = match reply.result {
+        Ok(payload) => {
+            headers.insert("Content-Type", "application/json");
+            payload
+        }
+        Err(problem) => {
+            headers.insert("Content-Type", "application/problem+json");
+            headers.insert("Nats-Service-Error-Code", problem.status.to_string().as_str());
+            headers.insert("Nats-Service-Error", problem.title.as_str());
+            serde_json::to_vec(&problem).unwrap_or_default()
+        }
+    };
+    if let Err(error) = request
+        .respond_with_headers(Ok(Bytes::from(payload)), headers)
+        .await
+    {
+        // The requester repeats with the same key and gets the same answer.
+        tracing::warn!(%error, "an answer could not be sent");
+    }
+}

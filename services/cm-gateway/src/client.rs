@@ -1,0 +1,181 @@
+//! How is CM called over REST, and what did it really say? One call, one of three outcomes: yes, no, or not known.
+
+use std::time::Duration;
+
+use kassa_chassis::config::{Cm, Mode};
+use kassa_domain::{order::ProviderOrder, payment::LossClass, report::ProviderReport};
+use reqwest::{StatusCode, header::CONTENT_TYPE};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::de::DeserializeOwned;
+
+use crate::wire::{self, CreateBody, StartBody, Started};
+
+/// A report of one order is a few KB; more is a mistake or an attack.
+const ANSWER_MAX: usize = 1024 * 1024;
+
+/// What one call came to.
+#[derive(Debug)]
+pub(crate) enum Answer<T> {
+    Yes(T),
+    /// CM refused; nothing came of it. Holds CM's own words, cut to a bound.
+    No(String),
+    /// CM refused the account or the pace, not the payment: nothing came of it, and it may be asked again.
+    NotServed { why: String, wait: Duration },
+    /// No byte of the request left this machine.
+    NotSent(String),
+    /// Neither a yes nor a no: the effect may have happened.
+    Unknown(LossClass),
+}
+
+/// One shop's account at CM.
+#[derive(Debug)]
+pub(crate) struct Client {
+    /// For calls with an effect: a connection of their own each. On a kept one that CM closes at the wrong moment, it
+    /// could not be told whether the request arrived.
+    effects: reqwest::Client,
+    reads: reqwest::Client,
+    base: url::Url,
+    account: String,
+    password: SecretString,
+    mode: Mode,
+    pub(crate) timeout: Duration,
+}
+
+impl Client {
+    /// # Errors
+    /// When the address or the password cannot be used.
+    pub(crate) fn new(cm: &Cm) -> anyhow::Result<Self> {
+        let mut base = url::Url::parse(&cm.rest_url)?;
+        base.path_segments_mut()
+            .map_err(|()| anyhow::anyhow!("rest_url cannot carry a path"))?
+            .pop_if_empty()
+            .extend(["ps", "api", "public", "v1", "merchants", &cm.merchant_key]);
+        let builder = || {
+            reqwest::Client::builder()
+                // Credentials go to the configured host and nowhere else.
+                .redirect(reqwest::redirect::Policy::none())
+                .retry(reqwest::retry::never())
+                .no_proxy()
+                .connect_timeout(Duration::from_secs(3).min(cm.timeout()))
+                .timeout(cm.timeout())
+        };
+        Ok(Self {
+            effects: builder().pool_max_idle_per_host(0).build()?,
+            reads: builder().build()?,
+            base,
+            account: cm.account.clone(),
+            password: cm.secret()?,
+            mode: cm.mode,
+            timeout: cm.timeout(),
+        })
+    }
+
+    /// Registers an order; nothing is paid by it. `scenario` is for the simulator only.
+    pub(crate) async fn create(&self, body: &CreateBody<'_>, scenario: Option<&str>) -> Answer<ProviderOrder> {
+        let mut request = self.effects.post(self.url(&["orders"])).json(body);
+        if let (Mode::Sim, Some(scenario)) = (self.mode, scenario) {
+            request = request.header("X-Sim-Scenario", scenario);
+        }
+        let answer = self.send(request).await;
+        read_as(answer, |created| wire::registered(created, body.order_reference, &self.base))
+    }
+
+    /// Starts a payment; twice is two payments.
+    pub(crate) async fn start(&self, order_key: &str, body: &StartBody<'_>) -> Answer<Started> {
+        let answer = self.send(self.effects.post(self.url(&["orders", order_key, "payments"])).json(body)).await;
+        read_as(answer, |started| wire::started(started, &self.base))
+    }
+
+    /// Reads an order's report; may be repeated at will.
+    pub(crate) async fn report(&self, order_key: &str) -> Answer<ProviderReport> {
+        read_as(self.send(self.reads.get(self.url(&["orders", order_key]))).await, wire::report)
+    }
+
+    fn url(&self, segments: &[&str]) -> url::Url {
+        let mut url = self.base.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.extend(segments);
+        }
+        url
+    }
+
+    /// The body of a 2xx answer, or what its absence means.
+    async fn send(&self, request: reqwest::RequestBuilder) -> Answer<Vec<u8>> {
+        let request = request.basic_auth(&self.account, Some(self.password.expose_secret()));
+        let mut response = match request.send().await {
+            Ok(response) => response,
+            Err(error) if error.is_connect() => return Answer::NotSent(cut(&cause(&error))),
+            Err(error) if error.is_timeout() => return Answer::Unknown(LossClass::Timeout),
+            Err(error) if error.is_builder() => return Answer::NotSent(cut(&cause(&error))),
+            Err(_) => return Answer::Unknown(LossClass::ConnectionLost),
+        };
+        let status = response.status();
+        let json = response
+            .headers()
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .is_some_and(|value| value.split(';').next().is_some_and(|kind| kind.trim() == "application/json"));
+        let retry_after = response
+            .headers()
+            .get(reqwest::header::RETRY_AFTER)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.parse().ok())
+            .map(Duration::from_secs);
+        let mut body = Vec::new();
+        loop {
+            match response.chunk().await {
+                Ok(Some(chunk)) if body.len() + chunk.len() <= ANSWER_MAX => body.extend_from_slice(&chunk),
+                Ok(Some(_)) => return Answer::Unknown(LossClass::Unreadable),
+                Ok(None) => break,
+                Err(error) if error.is_timeout() => return Answer::Unknown(LossClass::Timeout),
+                Err(_) => return Answer::Unknown(LossClass::ConnectionLost),
+            }
+        }
+        match status {
+            _ if status.is_success() && json => Answer::Yes(body),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Answer::NotServed {
+                why: format!("CM answered {status}: check the account, its password and the addresses it allows"),
+                // Rotated passwords take a person.
+                wait: Duration::from_secs(30),
+            },
+            StatusCode::TOO_MANY_REQUESTS => Answer::NotServed {
+                why: "CM asks for patience".to_owned(),
+                wait: retry_after.unwrap_or(Duration::from_secs(5)).min(Duration::from_secs(600)),
+            },
+            _ if status.is_client_error() => match wire::refusal(&body) {
+                Some(message) => Answer::No(cut(&message)),
+                // A 4xx that is not CM's own error document may be a proxy's.
+                None => Answer::Unknown(LossClass::Unreadable),
+            },
+            _ if status.is_server_error() => Answer::Unknown(LossClass::ServerError),
+            _ => Answer::Unknown(LossClass::Unreadable),
+        }
+    }
+}
+
+fn read_as<W: DeserializeOwned, T>(answer: Answer<Vec<u8>>, translate: impl FnOnce(W) -> Option<T>) -> Answer<T> {
+    match answer {
+        Answer::Yes(body) => match serde_json::from_slice(&body).ok().and_then(translate) {
+            Some(said) => Answer::Yes(said),
+            None => Answer::Unknown(LossClass::Unreadable),
+        },
+        Answer::No(message) => Answer::No(message),
+        Answer::NotServed { why, wait } => Answer::NotServed { why, wait },
+        Answer::NotSent(why) => Answer::NotSent(why),
+        Answer::Unknown(class) => Answer::Unknown(class),
+    }
+}
+
+fn cause(error: &reqwest::Error) -> String {
+    let mut source: &dyn std::error::Error = error;
+    while let Some(next) = source.source() {
+        source = next;
+    }
+    source.to_string()
+}
+
+/// CM's words are kept with the payment; a bound keeps a hostile answer small.
+fn cut(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(250).collect()
+}
+

@@ -1,0 +1,206 @@
+//! What do all pages and endpoints share, and how is each call put on record?
+
+use std::{
+    borrow::Cow,
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use axum::{
+    body::Body,
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use futures::stream;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    clock,
+    ledger::{About, Entry, Kind, Op, digest},
+    notify::Notifier,
+    state::{BankOutcome, BankResult, StartRefusal, Started, State},
+};
+
+/// The one simulated CM, shared by every handler.
+#[derive(Debug)]
+pub(crate) struct App {
+    pub(crate) merchant_key: String,
+    pub(crate) account: String,
+    /// SHA-256 of `account:password`.
+    pub(crate) credentials: [u8; 32],
+    /// Without a trailing slash.
+    pub(crate) base_url: String,
+    pub(crate) hold_max: Duration,
+    pub(crate) notifier: Notifier,
+    /// Cancelled when the program stops, so that held calls and waiting notifications end.
+    pub(crate) stop: CancellationToken,
+    state: Mutex<State>,
+}
+
+impl App {
+    #[expect(clippy::too_many_arguments, reason = "called once, where the fields are made")]
+    pub(crate) fn new(
+        merchant_key: String,
+        account: String,
+        credentials: [u8; 32],
+        base_url: String,
+        hold_max: Duration,
+        notifier: Notifier,
+        stop: CancellationToken,
+        state: State,
+    ) -> Self {
+        Self {
+            merchant_key,
+            account,
+            credentials,
+            base_url,
+            hold_max,
+            notifier,
+            stop,
+            state: Mutex::new(state),
+        }
+    }
+
+    /// Held for memory work only, never across an await.
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        // A panic elsewhere must not take the evidence with it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a payment and notifies.
+    pub(crate) fn start(self: &Arc<Self>, op: Op, order_key: &str) -> Result<Started, StartRefusal> {
+        let started = self.state().start(clock::now(), op, order_key)?;
+        self.notify(op, &started.order_key, &started.payment_id);
+        Ok(started)
+    }
+
+    /// Presses a button of the bank and notifies if it changed anything.
+    pub(crate) fn bank(self: &Arc<Self>, trxid: &str, pressed: BankResult) -> Option<BankOutcome> {
+        let outcome = self.state().bank(clock::now(), trxid, pressed)?;
+        if outcome.changed {
+            self.notify(Op::Bank, &outcome.order_key, &outcome.payment_id);
+        }
+        Some(outcome)
+    }
+
+    /// The link that `create` hands out; the shopper can pay there whatever becomes of the merchant.
+    pub(crate) fn menu_url(&self, order_key: &str, language: &str) -> String {
+        let account: String = url::form_urlencoded::byte_serialize(self.account.as_bytes()).collect();
+        let language = language.to_uppercase();
+        format!(
+            "{}/ps/menu?merchant_name={account}&client_language={language}&payment_cluster_key={order_key}",
+            self.base_url
+        )
+    }
+
+    pub(crate) fn bank_url(&self, trxid: &str) -> String {
+        format!("{}/ps_sim/ideal?trxid={trxid}", self.base_url)
+    }
+
+    /// Records a request before anything comes of it.
+    ///
+    /// # Errors
+    /// 503 when the ledger is full: what cannot be recorded does not happen.
+    pub(crate) fn received(self: &Arc<Self>, op: Op, about: About, body: &[u8]) -> Result<Exchange, Box<Reply>> {
+        let mut state = self.state();
+        if !state.has_room_for_a_request() {
+            tracing::warn!("the ledger is full and calls are refused: restart the simulator");
+            return Err(Box::new(Reply::messages(
+                StatusCode::SERVICE_UNAVAILABLE,
+                ["The simulator's ledger is full: restart it."],
+            )));
+        }
+        let entry = Entry {
+            kind: Kind::Request,
+            op,
+            about: about.clone(),
+            body_sha256: digest(body),
+            status: None,
+            detail: None,
+        };
+        state.ledger.push(clock::now(), entry);
+        Ok(Exchange { app: self.clone(), op, about, answered: false })
+    }
+}
+
+/// A request on record that still owes its answer row. Dropped without one, it was cut: the client left, or a
+/// scenario let it wait for ever.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    app: Arc<App>,
+    op: Op,
+    /// Completed by the handler as it learns more.
+    pub(crate) about: About,
+    answered: bool,
+}
+
+impl Exchange {
+    pub(crate) fn answer(mut self, reply: Reply) -> Response {
+        self.answered = true;
+        self.record(digest(reply.body.as_bytes()), Some(reply.status.as_u16()), None);
+        reply.into_response()
+    }
+
+    fn record(
+        &self,
+        body_sha256: Option<[u8; 32]>,
+        status: Option<u16>,
+        detail: Option<Cow<'static, str>>,
+    ) {
+        let entry =
+            Entry { kind: Kind::Answer, op: self.op, about: self.about.clone(), body_sha256, status, detail };
+        self.app.state().ledger.push(clock::now(), entry);
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.record(None, None, Some(Cow::Borrowed("cut without an answer")));
+        }
+    }
+}
+
+/// An answer whose body is known, so that the ledger can hold its digest.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    pub(crate) body: String,
+}
+
+impl Reply {
+    pub(crate) fn json(status: StatusCode, body: &impl serde::Serialize) -> Self {
+        let body = serde_json::to_string(body).expect("answers are plain structs with text keys");
+        Self {
+            status,
+            headers: vec![(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))],
+            body,
+        }
+    }
+
+    /// CM's only shape of an error.
+    pub(crate) fn messages<M: Into<String>>(status: StatusCode, messages: impl IntoIterator<Item = M>) -> Self {
+        let messages: Vec<String> = messages.into_iter().map(Into::into).collect();
+        Self::json(status, &serde_json::json!({ "messages": messages }))
+    }
+}
+
+impl IntoResponse for Reply {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, self.body).into_response();
+        // `String` answers as text/plain; the reply's own type takes its place.
+        response.headers_mut().remove(header::CONTENT_TYPE);
+        response.headers_mut().extend(self.headers.into_iter().map(|(name, value)| (Some(name), value)));
+        response
+    }
+}
+
+/// Breaks the connection instead of answering: the body fails before the head was flushed, so that not one byte of
+/// an answer leaves.
+pub(crate) fn hang_up() -> Response {
+    Response::new(Body::from_stream(stream::once(async {
+        Err::<String, _>(io::Error::other("the scenario ends without an answer"))
+    })))
+}

@@ -1,0 +1,185 @@
+//! `create_order`: what a shopper owes, from now on.
+
+use std::collections::BTreeMap;
+
+use kassa_chassis::problem::{FieldError, Problem};
+use kassa_domain::{
+    ids::{OrderId, Shop, ShopperId},
+    money::{Currency, Money},
+    order::{OrderCommand, OrderFacts, OrderRejection},
+};
+use kassa_event_store::VaultRow;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    executor::{Decide, Refusal},
+    input::{self, Checks, UniqueMap},
+    session::{Session, Told},
+};
+
+/// As it comes over the wire. An unknown field is an error: a misspelt one would be silently lost.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Body {
+    order_reference: String,
+    description: String,
+    amount: AmountBody,
+    country: String,
+    language: String,
+    shopper: ShopperBody,
+    return_url: String,
+    #[serde(default)]
+    metadata: UniqueMap,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AmountBody {
+    value: i64,
+    currency: String,
+}
+
+/// The person; goes to the vault and nowhere else.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct ShopperBody {
+    email: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    first_name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last_name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    phone: Option<String>,
+}
+
+/// A checked request for an order.
+#[derive(Debug)]
+pub struct CreateOrder {
+    facts: OrderFacts,
+    metadata: BTreeMap<String, String>,
+    person: Vec<u8>,
+}
+
+/// What a repeat is told.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct OrderMade {
+    pub order_id: OrderId,
+}
+
+impl CreateOrder {
+    /// # Errors
+    /// A problem that names every field that is wrong, with its rule.
+    pub(crate) fn check(shop: &Shop, origins: &[url::Origin], body: Body) -> Result<Self, Box<Problem>> {
+        let mut checks = Checks::default();
+        checks.reference("/order_reference", &body.order_reference);
+        checks.text("/description", &body.description, 255);
+        checks.amount("/amount/value", body.amount.value);
+        checks.country("/country", &body.country);
+        checks.email("/shopper/email", &body.shopper.email);
+        for (pointer, field, max) in [
+            ("/shopper/first_name", &body.shopper.first_name, 35),
+            ("/shopper/last_name", &body.shopper.last_name, 100),
+            ("/shopper/phone", &body.shopper.phone, 50),
+        ] {
+            if let Some(text) = field {
+                checks.text(pointer, text, max);
+            }
+        }
+        checks.metadata("/metadata", &body.metadata.0);
+        checks.done()?;
+
+        let currency = Currency::parse(&body.amount.currency)
+            .ok()
+            .filter(Currency::is_supported)
+            .ok_or_else(input::currency_not_supported)?;
+        let return_url = input::return_url(&body.return_url, origins)?;
+        let order_id = OrderId::new(shop, &body.order_reference);
+        let person = serde_json::to_vec(&body.shopper).map_err(|_| {
+            Problem::validation(vec![FieldError::new(
+                "/shopper",
+                "invalid",
+                "must be plain text fields",
+            )])
+        })?;
+        Ok(Self {
+            facts: OrderFacts {
+                order_id,
+                shop: shop.clone(),
+                order_reference: body.order_reference,
+                description: body.description,
+                amount: Money::new(body.amount.value, currency),
+                country: body.country,
+                language: input::language(&body.language),
+                shopper_id: ShopperId::new(order_id),
+                return_url,
+            },
+            metadata: body.metadata.0,
+            person,
+        })
+    }
+
+    pub fn order_id(&self) -> OrderId {
+        self.facts.order_id
+    }
+}
+
+impl Decide for CreateOrder {
+    type Outcome = OrderMade;
+
+    async fn decide(&self, session: &mut Session<'_>) -> Result<OrderMade, Refusal> {
+        let order_id = self.facts.order_id;
+        let command = OrderCommand::Create {
+            facts: self.facts.clone(),
+            metadata: self.metadata.clone(),
+        };
+        match session.tell_order(order_id, command).await {
+            Ok(()) => {}
+            Err(Told::Rejected(rejection)) => return Err(refused(&rejection).into()),
+            Err(Told::Fault(fault)) => return Err(fault.into()),
+        }
+        session.keep_in_vault(VaultRow {
+            shopper_id: self.facts.shopper_id.to_string(),
+            shop: self.facts.shop.to_string(),
+            data: self.person.clone(),
+        });
+        Ok(OrderMade { order_id })
+    }
+}
+
+/// Every way in which an order says no, as a shop reads it.
+pub(super) fn refused(rejection: &OrderRejection) -> Problem {
+    let detail = rejection.to_string();
+    match rejection {
+        OrderRejection::ReferenceTaken { order_id } => Problem::new(
+            409,
+            "order_reference_taken",
+            "this order reference is taken",
+            detail,
+            "use the existing order, or a new reference for another order",
+        )
+        .with_order(order_id)
+        .with_errors(vec![FieldError::new(
+            "/order_reference",
+            "taken",
+            "already names an order of this shop",
+        )]),
+        OrderRejection::NotPayable { .. }
+        | OrderRejection::Stopped
+        | OrderRejection::TooManyAttempts { .. } => Problem::new(
+            409,
+            "order_not_payable",
+            "this order takes no payment",
+            detail,
+            "ask get_order where it stands; create another order for another purchase",
+        ),
+        OrderRejection::AttemptLive { payment_id } => Problem::new(
+            409,
+            "payment_under_way",
+            "a payment of this order is under way",
+            detail,
+            "send the shopper to the next_action that get_order gives, or wait until the attempt has ended",
+        )
+        .with_payment(payment_id),
+        OrderRejection::Unopened | OrderRejection::UnknownAttempt { .. } => Problem::not_found("order"),
+    }
+}

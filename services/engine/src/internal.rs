@@ -1,0 +1,244 @@
+//! What do our own workers record? Facts about calls and reports. These never come over the bus: a shop that could send
+//! "observe report" could forge a shipment.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use kassa_domain::{
+    ids::{OrderId, PaymentId},
+    order::{self, Closing, OrderCommand, OrderRejection, ProviderOrder, ReportSeen},
+    payment::{LossClass, Observation, Operation, Payment, PaymentCommand, PaymentRejection},
+    report::ProviderReport,
+    safety::Policy,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    executor::{Decide, Refusal},
+    session::{Session, Told},
+};
+
+/// What became of a worker's word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Recorded {
+    Yes,
+    /// The state does not allow it any more; the worker looks again.
+    NotNow,
+}
+
+/// Something a worker learned about one payment.
+#[derive(Debug, Clone)]
+pub struct Word {
+    pub order: OrderId,
+    pub payment: PaymentId,
+    pub said: Said,
+}
+
+#[derive(Debug, Clone)]
+pub enum Said {
+    /// The intent to call; stored before the call is made.
+    CallAttempted {
+        operation: Operation,
+        reference: String,
+        deadline: Timestamp,
+    },
+    OrderRegistered {
+        attempt: u32,
+        provider: ProviderOrder,
+    },
+    Redirected {
+        attempt: u32,
+        provider_payment_id: String,
+        url: String,
+    },
+    Failed {
+        attempt: u32,
+        reason: &'static str,
+        provider_message: Option<String>,
+    },
+    Lost {
+        operation: Operation,
+        attempt: u32,
+        class: LossClass,
+    },
+    NotSent {
+        operation: Operation,
+        attempt: u32,
+    },
+}
+
+impl Decide for Word {
+    type Outcome = Recorded;
+
+    async fn decide(&self, session: &mut Session<'_>) -> Result<Recorded, Refusal> {
+        let command = match &self.said {
+            Said::CallAttempted {
+                operation,
+                reference,
+                deadline,
+            } => PaymentCommand::AttemptCall {
+                operation: *operation,
+                reference: reference.clone(),
+                deadline: *deadline,
+            },
+            Said::OrderRegistered { attempt, provider } => {
+                order_told(
+                    session
+                        .tell_order(self.order, OrderCommand::RegisterProviderOrder(provider.clone()))
+                        .await,
+                )?;
+                PaymentCommand::ConfirmCreate { attempt: *attempt }
+            }
+            Said::Redirected {
+                attempt,
+                provider_payment_id,
+                url,
+            } => PaymentCommand::Redirect {
+                attempt: *attempt,
+                provider_payment_id: provider_payment_id.clone(),
+                url: url.clone(),
+            },
+            Said::Failed {
+                attempt,
+                reason,
+                provider_message,
+            } => PaymentCommand::Fail {
+                attempt: *attempt,
+                reason: (*reason).to_owned(),
+                provider_message: provider_message.clone(),
+            },
+            Said::Lost {
+                operation,
+                attempt,
+                class,
+            } => PaymentCommand::LoseCall {
+                operation: *operation,
+                attempt: *attempt,
+                class: *class,
+            },
+            Said::NotSent { operation, attempt } => PaymentCommand::AbandonCall {
+                operation: *operation,
+                attempt: *attempt,
+            },
+        };
+        let recorded = payment_told(session.tell_payment(self.payment, command).await)?;
+        close_if_ended(session, self.order, self.payment).await?;
+        if matches!(
+            self.said,
+            Said::Lost {
+                operation: Operation::Start,
+                ..
+            }
+        ) {
+            // The sooner the report is read, the shorter the shopper is in doubt.
+            let shop = session
+                .payment(self.payment)
+                .await?
+                .attempt()
+                .map(|attempt| attempt.shop.clone());
+            if let Some(shop) = shop {
+                session.request_read(self.order, &shop);
+            }
+        }
+        Ok(recorded)
+    }
+}
+
+/// A report that was read, to be judged and recorded.
+#[derive(Debug, Clone)]
+pub struct ObserveReport {
+    pub order: OrderId,
+    pub read_no: i64,
+    pub read_started_at: Timestamp,
+    pub report: ProviderReport,
+    pub policy: Policy,
+}
+
+impl Decide for ObserveReport {
+    type Outcome = Recorded;
+
+    async fn decide(&self, session: &mut Session<'_>) -> Result<Recorded, Refusal> {
+        let Some(opened) = session.order(self.order).await?.opened().cloned() else {
+            return Ok(Recorded::NotNow);
+        };
+        if self.read_no <= opened.read_no {
+            return Ok(Recorded::NotNow);
+        }
+        let mut payments: Vec<(PaymentId, Payment)> = Vec::with_capacity(opened.attempts.len());
+        for attempt in &opened.attempts {
+            payments.push((
+                attempt.payment_id,
+                session.payment(attempt.payment_id).await?.clone(),
+            ));
+        }
+        let mut owners = BTreeMap::new();
+        for seen in &self.report.payments {
+            let known = payments.iter().map(|(id, payment)| (*id, payment));
+            if let Some(owner) = order::owner(&opened, known, seen) {
+                owners.insert(seen.id.clone(), owner);
+            }
+        }
+        if !opened.is_foreign(&self.report) {
+            for (id, _) in &payments {
+                let observation = Observation {
+                    payments: order::share_of(&opened, &payments, *id, &self.report),
+                    read_started_at: self.read_started_at,
+                };
+                payment_told(
+                    session
+                        .tell_payment(*id, PaymentCommand::Observe(observation))
+                        .await,
+                )?;
+                close_if_ended(session, self.order, *id).await?;
+            }
+        }
+        let seen = ReportSeen {
+            read_no: self.read_no,
+            report: self.report.clone(),
+            policy: self.policy.clone(),
+            owners,
+        };
+        order_told(
+            session
+                .tell_order(self.order, OrderCommand::ObserveReport(seen))
+                .await,
+        )
+    }
+}
+
+/// The order learns how its attempt ended in the same commit as the attempt itself.
+async fn close_if_ended(
+    session: &mut Session<'_>,
+    order: OrderId,
+    payment: PaymentId,
+) -> Result<(), Refusal> {
+    let closing = match session.payment(payment).await? {
+        Payment::Unstarted | Payment::Pending(_) => return Ok(()),
+        Payment::Authorized { .. } => Closing::Authorized,
+        Payment::Closed { ending, .. } => Closing::from(*ending),
+    };
+    let command = OrderCommand::CloseAttempt {
+        payment_id: payment,
+        closing,
+    };
+    order_told(session.tell_order(order, command).await)?;
+    Ok(())
+}
+
+fn payment_told(told: Result<(), Told<PaymentRejection>>) -> Result<Recorded, Refusal> {
+    recorded(told)
+}
+
+fn order_told(told: Result<(), Told<OrderRejection>>) -> Result<Recorded, Refusal> {
+    recorded(told)
+}
+
+/// A worker's word that the state no longer allows is not an error: it was late, and the worker looks again.
+fn recorded<R: std::error::Error>(told: Result<(), Told<R>>) -> Result<Recorded, Refusal> {
+    match told {
+        Ok(()) => Ok(Recorded::Yes),
+        Err(Told::Rejected(_)) => Ok(Recorded::NotNow),
+        Err(Told::Fault(fault)) => Err(Refusal::Fault(fault)),
+    }
+}

@@ -1,0 +1,152 @@
+//! What finds a payment that no notification told of? A ladder of timers: each rung asks for the report to be read.
+//!
+//! The first rung is written with the payment itself, so a crash cannot lose it. A rung only asks; reading and judging
+//! are others' work, so firing twice does no harm.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use jiff::{SignedDuration, Timestamp};
+use kassa_domain::{
+    ids::{OrderId, PaymentId, Shop},
+    order::{Order, Safety},
+    payment::Method,
+};
+use kassa_event_store::NewTimer;
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::executor::Executor;
+
+/// The kind by which these timers are known in the table.
+const KIND: &str = "poll";
+/// After the last rung it is repeated this often while an attempt is still open: a week of two-hour rungs.
+const LAST_RUNG_REPEATS: usize = 84;
+/// Timers fired in one sweep.
+const SWEEP: usize = 200;
+
+/// Intervals per method.
+#[derive(Debug)]
+pub struct Ladders(BTreeMap<String, Vec<SignedDuration>>);
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Rung {
+    order_id: OrderId,
+    shop: Shop,
+    method: Method,
+}
+
+impl Ladders {
+    pub fn new(ladders: BTreeMap<String, Vec<SignedDuration>>) -> Self {
+        Self(ladders)
+    }
+
+    pub(crate) fn first_rung(
+        &self,
+        order_id: OrderId,
+        payment: PaymentId,
+        shop: &Shop,
+        method: Method,
+        now: Timestamp,
+    ) -> Option<NewTimer> {
+        let wait = self.interval(method, 0)?;
+        let payload = serde_json::to_vec(&Rung {
+            order_id,
+            shop: shop.clone(),
+            method,
+        })
+        .ok()?;
+        Some(NewTimer {
+            timer_id: Uuid::new_v5(&payment.stream(), KIND.as_bytes()),
+            due_at: now + wait,
+            kind: KIND.to_owned(),
+            stream_id: order_id.stream(),
+            payload,
+        })
+    }
+
+    fn rungs(&self, method: Method) -> usize {
+        self.0.get(method.as_str()).map_or(0, Vec::len)
+    }
+
+    /// `None` once the ladder is climbed.
+    fn interval(&self, method: Method, step: usize) -> Option<SignedDuration> {
+        let ladder = self.0.get(method.as_str())?;
+        match ladder.get(step) {
+            Some(interval) => Some(*interval),
+            None if step < ladder.len() + LAST_RUNG_REPEATS => ladder.last().copied(),
+            None => None,
+        }
+    }
+}
+
+/// Fires due rungs until shutdown.
+///
+/// # Errors
+/// When the store cannot be read; the caller runs it again.
+pub async fn run(
+    executor: Arc<Executor>,
+    ladders: Arc<Ladders>,
+    part: i32,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    loop {
+        let due = executor.store().due_timers(part, executor.now(), SWEEP).await?;
+        let full = due.len() == SWEEP;
+        for timer in due {
+            if timer.kind != KIND {
+                continue;
+            }
+            let rung: Rung = serde_json::from_slice(&timer.payload)?;
+            let (order, _) = executor.current_order(rung.order_id).await?;
+            let step = usize::try_from(timer.attempt)
+                .unwrap_or(usize::MAX)
+                .saturating_add(1);
+            let worth = worth_reading(&order, step, ladders.rungs(rung.method));
+            if worth {
+                executor
+                    .store()
+                    .request_read(&rung.order_id.to_string(), rung.shop.as_str())
+                    .await?;
+            }
+            match ladders.interval(rung.method, step).filter(|_| worth) {
+                Some(wait) => {
+                    executor
+                        .store()
+                        .rearm_timer(timer.timer_id, timer.attempt, executor.now() + wait)
+                        .await?;
+                }
+                None => {
+                    if order
+                        .opened()
+                        .is_some_and(|opened| opened.live_attempt().is_some())
+                    {
+                        tracing::error!(
+                            order.id = %rung.order_id,
+                            "the ladder of reads is climbed and an attempt is still open; a person must look"
+                        );
+                    }
+                    executor
+                        .store()
+                        .remove_timer(timer.timer_id, timer.attempt)
+                        .await?;
+                }
+            }
+        }
+        if full {
+            continue;
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            // Rungs are seconds to hours apart; a tenth of a second late is on time.
+            () = tokio::time::sleep(Duration::from_millis(100)) => {}
+        }
+    }
+}
+
+/// Until the order is safe; once no attempt is open, only to the end of the ladder, for a success that comes late.
+fn worth_reading(order: &Order, step: usize, rungs: usize) -> bool {
+    order.opened().is_some_and(|opened| {
+        opened.safety == Safety::No && (opened.live_attempt().is_some() || step <= rungs)
+    })
+}

@@ -1,0 +1,371 @@
+//! How do shops reach the engine? The NATS micro service `kassa-commands`: one endpoint a verb, and one that answers
+//! verbs that do not exist.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use async_nats::{Client, HeaderMap};
+use jiff::SignedDuration;
+use kassa_chassis::{
+    input,
+    micro::{self, Asked, MicroService, Reply},
+    problem::{FieldError, Problem},
+};
+use kassa_domain::{
+    ids::{CommandId, OrderId, PaymentId, Shop},
+    order::{NextAction, next_action},
+    payment::Payment,
+};
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    commands::{CreateOrder, OrderMade, PaymentMade, StartPayment},
+    executor::{Caller, Decide, Executed, Executor, Fault},
+    input::rule,
+    poll::Ladders,
+};
+
+const SERVICE: MicroService = MicroService {
+    name: "kassa-commands",
+    description: "commands of the payment orchestrator kassa: orders and payments",
+    version: env!("CARGO_PKG_VERSION"),
+    prefix: "kassa.cmd",
+    verbs: &["create_order", "start_payment"],
+};
+/// The newest shape of commands that we know; `Kassa-Command-Version` may ask for an older one.
+const COMMAND_VERSION: u32 = 1;
+const WAIT_DEFAULT_S: u64 = 10;
+/// Below the time-out of ordinary clients' longest patience, and of proxies.
+const WAIT_MAX_S: u64 = 25;
+/// While waiting, the state is looked at this often even when no hint comes: hints may be lost.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// What the engine needs to know of a shop.
+#[derive(Debug, Clone)]
+pub struct ShopRules {
+    pub return_url_origins: Vec<url::Origin>,
+}
+
+/// Serves commands from NATS.
+#[derive(Debug)]
+pub struct Commands {
+    executor: Arc<Executor>,
+    shops: BTreeMap<Shop, ShopRules>,
+    attempt_ttl: SignedDuration,
+    ladders: Arc<Ladders>,
+}
+
+#[derive(Debug, Serialize)]
+struct OrderAnswer {
+    order_id: OrderId,
+    status: &'static str,
+    position: String,
+}
+
+#[derive(Debug, Serialize)]
+struct PaymentAnswer {
+    payment_id: PaymentId,
+    status: &'static str,
+    next_action: NextAction,
+    position: String,
+}
+
+impl Commands {
+    pub fn new(
+        executor: Arc<Executor>,
+        shops: BTreeMap<Shop, ShopRules>,
+        attempt_ttl: SignedDuration,
+        ladders: Arc<Ladders>,
+    ) -> Self {
+        Self {
+            executor,
+            shops,
+            attempt_ttl,
+            ladders,
+        }
+    }
+
+    /// Answers requests until shutdown, then finishes those under way.
+    ///
+    /// # Errors
+    /// When the subscriptions cannot be made or end; the caller runs it again.
+    pub async fn serve(self: Arc<Self>, client: Client, shutdown: CancellationToken) -> anyhow::Result<()> {
+        micro::serve(&client, SERVICE, &shutdown, move |asked| {
+            let commands = self.clone();
+            async move { commands.answer(&asked).await.unwrap_or_else(Reply::from) }
+        })
+        .await
+    }
+
+    async fn answer(&self, asked: &Asked) -> Result<Reply, Box<Problem>> {
+        let shop = Shop::parse(&asked.shop)
+            .ok()
+            .filter(|shop| self.shops.contains_key(shop))
+            .ok_or_else(|| Box::new(Problem::unknown_shop()))?;
+        let headers = asked.headers.as_ref();
+        check_headers(headers)?;
+        let key = idempotency_key(headers)?;
+        let wait = wait_of(headers)?;
+        let command = CommandId::from_key(&shop, &key);
+        match asked.verb.as_str() {
+            "create_order" => {
+                let rules = &self.shops[&shop];
+                let decision = CreateOrder::check(
+                    &shop,
+                    &rules.return_url_origins,
+                    input::decode(&asked.body, rule)?,
+                )?;
+                let order_id = decision.order_id();
+                let executed = self
+                    .run(order_id, command, fingerprint(asked)?, &decision)
+                    .await?;
+                self.order_answer(executed).await
+            }
+            _ => {
+                let body = input::decode(&asked.body, rule)?;
+                let decision = StartPayment::check(&shop, self.attempt_ttl, self.ladders.clone(), body)?;
+                let order_id = decision.order_id();
+                let executed = self
+                    .run(order_id, command, fingerprint(asked)?, &decision)
+                    .await?;
+                self.payment_answer(executed, wait).await
+            }
+        }
+    }
+
+    async fn run<D: Decide>(
+        &self,
+        order: OrderId,
+        command: CommandId,
+        fingerprint: Vec<u8>,
+        decision: &D,
+    ) -> Result<Executed<D::Outcome>, Box<Problem>> {
+        self.executor
+            .execute(order, command, Caller::Shop(fingerprint), decision)
+            .await
+            .map_err(unavailable)
+    }
+
+    async fn order_answer(&self, executed: Executed<OrderMade>) -> Result<Reply, Box<Problem>> {
+        let Executed {
+            result,
+            position,
+            replayed,
+        } = executed;
+        let order_id = match result {
+            Ok(made) => made.order_id,
+            Err(problem) => {
+                return Ok(Reply {
+                    result: Err(problem),
+                    replayed,
+                });
+            }
+        };
+        let (order, at) = self.executor.current_order(order_id).await.map_err(unavailable)?;
+        let status = order.opened().map_or("open", kassa_domain::order::Opened::status);
+        let position = self.position(order_id, position.max(at)).await?;
+        body(
+            &OrderAnswer {
+                order_id,
+                status,
+                position,
+            },
+            replayed,
+        )
+    }
+
+    async fn payment_answer(
+        &self,
+        executed: Executed<PaymentMade>,
+        wait: Duration,
+    ) -> Result<Reply, Box<Problem>> {
+        let Executed {
+            result,
+            position,
+            replayed,
+        } = executed;
+        let made = match result {
+            Ok(made) => made,
+            Err(problem) => {
+                return Ok(Reply {
+                    result: Err(problem),
+                    replayed,
+                });
+            }
+        };
+        let deadline = tokio::time::Instant::now() + wait;
+        let mut hints = self.executor.store().hints();
+        loop {
+            hints.mark_unchanged();
+            let (payment, paid_at) = self
+                .executor
+                .current_payment(made.payment_id)
+                .await
+                .map_err(unavailable)?;
+            let (order, at) = self
+                .executor
+                .current_order(made.order_id)
+                .await
+                .map_err(unavailable)?;
+            let next_action = order
+                .opened()
+                .map_or(NextAction::None, |opened| next_action(opened, &payment));
+            let undecided = matches!(payment, Payment::Pending(_)) && next_action == NextAction::Wait;
+            if undecided && tokio::time::Instant::now() < deadline {
+                let look = deadline.min(tokio::time::Instant::now() + LOOK);
+                let _ = tokio::time::timeout_at(look, hints.changed()).await;
+                continue;
+            }
+            let position = self
+                .position(made.order_id, position.max(at).max(paid_at))
+                .await?;
+            let answer = PaymentAnswer {
+                payment_id: made.payment_id,
+                status: payment.status(),
+                next_action,
+                position,
+            };
+            return body(&answer, replayed);
+        }
+    }
+
+    async fn position(&self, order: OrderId, position: i64) -> Result<String, Box<Problem>> {
+        let part = self
+            .executor
+            .store()
+            .part_of_bucket(order.bucket())
+            .map_err(|e| unavailable(e.into()))?;
+        Ok(format!("{part}-{position}"))
+    }
+}
+
+fn body(answer: &impl Serialize, replayed: bool) -> Result<Reply, Box<Problem>> {
+    let bytes = serde_json::to_vec(answer).map_err(|_| Box::new(Problem::store_unavailable()))?;
+    Ok(Reply {
+        result: Ok(bytes),
+        replayed,
+    })
+}
+
+fn unavailable(fault: Fault) -> Box<Problem> {
+    tracing::error!(error = %chain(&fault), "a command could not be decided");
+    Box::new(Problem::store_unavailable())
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+fn check_headers(headers: Option<&HeaderMap>) -> Result<(), Box<Problem>> {
+    let Some(headers) = headers else { return Ok(()) };
+    if headers
+        .get("Content-Encoding")
+        .is_some_and(|value| value.as_str() != "identity")
+    {
+        return Err(Box::new(Problem::new(
+            415,
+            "unsupported_encoding",
+            "compressed bodies are not taken",
+            "Content-Encoding must be absent",
+            "send the JSON as it is",
+        )));
+    }
+    if let Some(version) = headers.get("Kassa-Command-Version") {
+        let known = version
+            .as_str()
+            .parse::<u32>()
+            .is_ok_and(|asked| (1..=COMMAND_VERSION).contains(&asked));
+        if !known {
+            return Err(Box::new(Problem::new(
+                422,
+                "command_version_unknown",
+                "this version of the command is not known",
+                format!("Kassa-Command-Version: the highest version known is {COMMAND_VERSION}"),
+                "send an older version, or leave the header out",
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The caller's name for one intention: 1 to 64 printable ASCII characters, given once.
+fn idempotency_key(headers: Option<&HeaderMap>) -> Result<String, Box<Problem>> {
+    let mut values = headers
+        .into_iter()
+        .flat_map(|headers| headers.get_all("Idempotency-Key"));
+    let Some(key) = values.next() else {
+        return Err(Box::new(Problem::new(
+            400,
+            "idempotency_key_missing",
+            "the Idempotency-Key is missing",
+            "the header Idempotency-Key is required on every command",
+            "send a UUID, made once for this intention and sent again with every repeat",
+        )));
+    };
+    let key = key.as_str();
+    let fits = (1..=64).contains(&key.len()) && key.bytes().all(|b| (0x21..=0x7e).contains(&b));
+    if !fits || values.next().is_some() {
+        return Err(Box::new(Problem::validation(vec![FieldError::new(
+            "Idempotency-Key",
+            "invalid",
+            "must be given once, as 1 to 64 printable ASCII characters without spaces, such as a UUID",
+        )])));
+    }
+    Ok(key.to_owned())
+}
+
+/// `Prefer: wait=N` in seconds, 10 where it is absent, at most 25.
+fn wait_of(headers: Option<&HeaderMap>) -> Result<Duration, Box<Problem>> {
+    let Some(prefer) = headers.and_then(|headers| headers.get("Prefer")) else {
+        return Ok(Duration::from_secs(WAIT_DEFAULT_S));
+    };
+    for preference in prefer.as_str().split([';', ',']) {
+        if let Some(seconds) = preference.trim().strip_prefix("wait=") {
+            let seconds: u64 = seconds.trim().parse().map_err(|_| {
+                Problem::validation(vec![FieldError::new(
+                    "Prefer",
+                    "invalid",
+                    "wait must be whole seconds, 0 to 25",
+                )])
+            })?;
+            return Ok(Duration::from_secs(seconds.min(WAIT_MAX_S)));
+        }
+    }
+    Ok(Duration::from_secs(WAIT_DEFAULT_S))
+}
+
+/// What makes two requests the same intention: verb and body, whatever the order of its fields or its spaces. The first
+/// byte names the scheme, so that another may come.
+fn fingerprint(asked: &Asked) -> Result<Vec<u8>, Box<Problem>> {
+    let value: serde_json::Value = input::decode(&asked.body, rule)?;
+    let mut hash = Sha256::new();
+    hash.update(asked.verb.as_bytes());
+    hash.update([0]);
+    hash.update(canonical(&value).as_bytes());
+    Ok([&[1_u8][..], &hash.finalize()].concat())
+}
+
+/// The same text for the same content: object fields sorted by name.
+fn canonical(value: &serde_json::Value) -> String {
+    use serde_json::Value;
+    match value {
+        Value::Object(fields) => {
+            let sorted: BTreeMap<_, _> = fields.iter().collect();
+            let parts: Vec<_> = sorted
+                .into_iter()
+                .map(|(name, value)| format!("{}:{}", Value::from(name.as_str()), canonical(value)))
+                .collect();
+            format!("{{{}}}", parts.join(","))
+        }
+        Value::Array(items) => format!("[{}]", items.iter().map(canonical).collect::<Vec<_>>().join(",")),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.to_string(),
+    }
+}

@@ -1,0 +1,147 @@
+//! Whose report is to be read? Requests are counted and coalesced: one read under way an order, and one waiting.
+
+use jiff::{SignedDuration, Timestamp};
+use tokio_postgres::GenericClient;
+
+use crate::{
+    read::bound,
+    store::{Store, StoreError, refused},
+};
+
+/// Three reads at once, then one a second: a storm of notifications may not become a storm of calls.
+const RATE: SignedDuration = SignedDuration::from_secs(1);
+const BURST: SignedDuration = SignedDuration::from_secs(2);
+
+/// A read that this process may do now, until the lease ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimedRead {
+    pub order_id: String,
+    pub shop: String,
+    /// Higher than that of every read of this order that began earlier.
+    pub read_no: i64,
+    /// What this read will have served.
+    pub requests: i64,
+}
+
+/// Counts a request, in the caller's transaction.
+///
+/// # Errors
+/// As the database says.
+pub async fn request_read_in(
+    client: &impl GenericClient,
+    order_id: &str,
+    shop: &str,
+) -> Result<(), tokio_postgres::Error> {
+    client
+        .execute(
+            "INSERT INTO provider_reads AS known (order_id, shop, requests, requested_at)
+             VALUES ($1, $2, 1, clock_timestamp())
+             ON CONFLICT (order_id) DO UPDATE
+                SET requests = known.requests + 1, requested_at = excluded.requested_at",
+            &[&order_id, &shop],
+        )
+        .await
+        .map(|_| ())
+}
+
+impl Store {
+    /// Counts a request and lets the readers know.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database cannot be written.
+    pub async fn request_read(&self, order_id: &str, shop: &str) -> Result<(), StoreError> {
+        let client = self.client().await?;
+        request_read_in(&**client, order_id, shop)
+            .await
+            .map_err(refused)?;
+        self.ring_readers().await
+    }
+
+    /// Wakes the readers of all processes; for those who counted requests in a transaction of their own.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database cannot be reached.
+    pub async fn ring_readers(&self) -> Result<(), StoreError> {
+        self.bells().ring(false, true);
+        self.client()
+            .await?
+            .batch_execute("NOTIFY kassa_reads")
+            .await
+            .map_err(refused)
+    }
+
+    /// Takes reads that are asked for, oldest first, for `lease`. Whoever holds a lease finishes within it or throws its
+    /// answer away: then the order of `read_no` is the order of reading.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database cannot be written.
+    pub async fn claim_reads(
+        &self,
+        now: Timestamp,
+        lease: SignedDuration,
+        limit: usize,
+    ) -> Result<Vec<ClaimedRead>, StoreError> {
+        let client = self.client().await?;
+        let statement = client
+            .prepare_cached(
+                "WITH due AS (
+                     SELECT order_id FROM provider_reads
+                      WHERE requests > served AND (lease_until IS NULL OR lease_until < $1) AND rate_at <= $2
+                      ORDER BY requested_at LIMIT $3 FOR UPDATE SKIP LOCKED)
+                 UPDATE provider_reads AS p
+                    SET lease_until = $4, read_no = p.read_no + 1, rate_at = greatest(p.rate_at, $1) + $5::text::interval
+                   FROM due WHERE p.order_id = due.order_id
+                 RETURNING p.order_id, p.shop, p.read_no, p.requests",
+            )
+            .await
+            .map_err(refused)?;
+        let rate = format!("{} milliseconds", RATE.as_millis());
+        let rows = client
+            .query(
+                &statement,
+                &[&now, &(now + BURST), &bound(limit), &(now + lease), &rate],
+            )
+            .await
+            .map_err(refused)?;
+        Ok(rows
+            .iter()
+            .map(|row| ClaimedRead {
+                order_id: row.get(0),
+                shop: row.get(1),
+                read_no: row.get(2),
+                requests: row.get(3),
+            })
+            .collect())
+    }
+
+    /// Ends a claim. With `served`, the requests that it covered are done; without, they are due again at once.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database cannot be written; then the lease ends it.
+    pub async fn finish_read(
+        &self,
+        claim: &ClaimedRead,
+        served: bool,
+        not_before: Timestamp,
+    ) -> Result<(), StoreError> {
+        let client = self.client().await?;
+        client
+            .execute(
+                "UPDATE provider_reads
+                    SET lease_until = NULL,
+                        served = CASE WHEN $3 THEN greatest(served, $4) ELSE served END,
+                        rate_at = CASE WHEN $3 THEN rate_at ELSE greatest(rate_at, $5) END
+                  WHERE order_id = $1 AND read_no = $2",
+                &[
+                    &claim.order_id,
+                    &claim.read_no,
+                    &served,
+                    &claim.requests,
+                    &not_before,
+                ],
+            )
+            .await
+            .map_err(refused)?;
+        Ok(())
+    }
+}

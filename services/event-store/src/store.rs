@@ -1,0 +1,268 @@
+//! One process's access to the log: a pool to read with, one connection to append with, one to hear on.
+
+use std::time::{Duration, Instant};
+
+use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_postgres::{Client, Config, NoTls};
+
+use crate::{
+    append::{Append, AppendError, Appended},
+    batcher::{self, QUEUE_MAX, Waiting},
+    clock::Clock,
+    hints::{self, Bells},
+};
+
+/// The role that services step down to: it can add to the log and not change it.
+const ROLE: &str = "kassa_app";
+
+#[derive(Debug, Clone)]
+pub struct StoreConfig {
+    /// As `tokio-postgres` reads it: a URL or `key=value` words. Holds a password; never logged.
+    pub url: String,
+    /// Connections for reads; three more are opened to append and to hear.
+    pub pool_size: usize,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("the database's address cannot be understood")]
+    Address(#[source] tokio_postgres::Error),
+    #[error("the database cannot be reached: {0}")]
+    Unreachable(String),
+    #[error("the database refuses: {0}")]
+    Refused(String),
+    #[error(
+        "synchronous_commit is {found}: a power cut would lose acknowledged payments; set it to on for this database"
+    )]
+    NotDurable { found: String },
+    #[error("the schema has step {found:?} and {needed} is needed: run kassa migrate")]
+    SchemaTooOld { found: Option<i64>, needed: i64 },
+    #[error("bucket {0} has no part: the table buckets is incomplete")]
+    NoPart(u8),
+}
+
+/// Cheap to clone; the tasks end with the last clone.
+#[derive(Debug, Clone)]
+pub struct Store {
+    pool: Pool,
+    queue: mpsc::Sender<Waiting>,
+    bells: Bells,
+    clock: Clock,
+    parts: std::sync::Arc<Vec<Option<i32>>>,
+}
+
+impl Store {
+    /// # Errors
+    /// [`StoreError`]; among them a database that does not keep what it acknowledges, and a schema that is too old.
+    pub async fn connect(config: StoreConfig) -> Result<Self, StoreError> {
+        let client = open(&config.url, None).await?;
+        let setting = client
+            .query_one("SHOW synchronous_commit", &[])
+            .await
+            .map_err(refused)?;
+        let found: String = setting.get(0);
+        if !matches!(found.as_str(), "on" | "remote_apply" | "remote_write") {
+            return Err(StoreError::NotDurable { found });
+        }
+        let version = kassa_migrations::schema_version(&client).await.map_err(refused)?;
+        if version.is_none_or(|version| version < kassa_migrations::NEEDED) {
+            return Err(StoreError::SchemaTooOld {
+                found: version,
+                needed: kassa_migrations::NEEDED,
+            });
+        }
+        let member = client
+            .query_one(
+                "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1 AND pg_has_role(current_user, oid, 'member'))",
+                &[&ROLE],
+            )
+            .await
+            .map_err(refused)?;
+        let role = member.get::<_, bool>(0).then(|| ROLE.to_owned());
+        if role.is_none() {
+            tracing::warn!(
+                "the role {ROLE} is not there for this login: the database does not stop changes to the log"
+            );
+        }
+        let mut parts = vec![None; 256];
+        for row in client
+            .query("SELECT bucket, part FROM buckets", &[])
+            .await
+            .map_err(refused)?
+        {
+            if let Ok(bucket) = usize::try_from(row.get::<_, i16>(0)) {
+                parts[bucket] = Some(row.get(1));
+            }
+        }
+        let clock = Clock::new(read_offset(&client).await.map_err(refused)?);
+
+        let bells = Bells::new();
+        let pool = pool(&config, role.clone())?;
+        let (queue, waiting) = mpsc::channel(QUEUE_MAX);
+        tokio::spawn(batcher::run(config.url.clone(), role, waiting, bells.clone()));
+        tokio::spawn(hints::listen(
+            config.url,
+            bells.clone(),
+            clock.clone(),
+            queue.downgrade(),
+        ));
+        Ok(Self {
+            pool,
+            queue,
+            bells,
+            clock,
+            parts: std::sync::Arc::new(parts),
+        })
+    }
+
+    /// For tables that are not the log's.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Moves this database's time; for drills.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the role may not, or the database is away.
+    pub async fn set_clock_offset(&self, offset_ms: i64) -> Result<(), StoreError> {
+        let client = self.client().await?;
+        client
+            .execute("UPDATE clock SET offset_ms = $1", &[&offset_ms])
+            .await
+            .map_err(refused)?;
+        client
+            .batch_execute("NOTIFY kassa_clock")
+            .await
+            .map_err(refused)?;
+        self.clock.set_offset(offset_ms);
+        Ok(())
+    }
+
+    /// The part of the log in which new streams of this bucket live.
+    ///
+    /// # Errors
+    /// [`StoreError::NoPart`].
+    pub fn part_of_bucket(&self, bucket: u8) -> Result<i32, StoreError> {
+        self.parts[usize::from(bucket)].ok_or(StoreError::NoPart(bucket))
+    }
+
+    /// Stores one decision, if the versions it was made on still hold.
+    ///
+    /// # Errors
+    /// [`AppendError::Conflict`] to decide again; the others as they say.
+    pub async fn append(&self, append: Append) -> Result<Appended, AppendError> {
+        append.check()?;
+        let (answer, answered) = oneshot::channel();
+        let waiting = Waiting {
+            append,
+            answer,
+            since: Instant::now(),
+            tries: 0,
+        };
+        // A short wait for a place spreads a burst; a long one would hide that there are too many.
+        self.queue
+            .send_timeout(waiting, Duration::from_secs(1))
+            .await
+            .map_err(|_| AppendError::Overloaded)?;
+        answered
+            .await
+            .map_err(|_| AppendError::Unavailable("the appending task ended".to_owned()))?
+    }
+
+    /// Changes when something may have been appended, by anyone. Only a hint: look as well.
+    pub fn hints(&self) -> watch::Receiver<u64> {
+        self.bells.log()
+    }
+
+    /// Changes when a report may have to be read. Only a hint: look as well.
+    pub fn read_hints(&self) -> watch::Receiver<u64> {
+        self.bells.reads()
+    }
+
+    pub(crate) fn bells(&self) -> &Bells {
+        &self.bells
+    }
+
+    pub(crate) async fn client(&self) -> Result<deadpool_postgres::Object, StoreError> {
+        self.pool.get().await.map_err(|error| match error {
+            PoolError::Backend(error) => StoreError::Unreachable(error.to_string()),
+            other => StoreError::Unreachable(other.to_string()),
+        })
+    }
+}
+
+pub(crate) fn refused(error: tokio_postgres::Error) -> StoreError {
+    match error.as_db_error() {
+        Some(db) => StoreError::Refused(format!("{} ({})", db.message(), db.code().code())),
+        None => StoreError::Unreachable(error.to_string()),
+    }
+}
+
+pub(crate) async fn read_offset(client: &Client) -> Result<i64, tokio_postgres::Error> {
+    Ok(client.query_one("SELECT offset_ms FROM clock", &[]).await?.get(0))
+}
+
+/// A connection with its driving task, stepped down to `role`.
+pub(crate) async fn open(url: &str, role: Option<&str>) -> Result<Client, StoreError> {
+    let mut config: Config = url.parse().map_err(StoreError::Address)?;
+    config
+        .connect_timeout(Duration::from_secs(3))
+        .application_name("kassa");
+    let (client, connection) = config
+        .connect(NoTls)
+        .await
+        .map_err(|error| StoreError::Unreachable(full(&error)))?;
+    tokio::spawn(async move {
+        // Its end is seen by whoever uses the client.
+        let _ = connection.await;
+    });
+    if let Some(role) = role {
+        client
+            .batch_execute(&format!("SET ROLE {role}"))
+            .await
+            .map_err(refused)?;
+    }
+    Ok(client)
+}
+
+fn full(error: &tokio_postgres::Error) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
+fn pool(config: &StoreConfig, role: Option<String>) -> Result<Pool, StoreError> {
+    let mut address: Config = config.url.parse().map_err(StoreError::Address)?;
+    address
+        .connect_timeout(Duration::from_secs(3))
+        .application_name("kassa");
+    let manager = Manager::from_config(
+        address,
+        NoTls,
+        ManagerConfig {
+            recycling_method: RecyclingMethod::Fast,
+        },
+    );
+    let session = match role {
+        Some(role) => format!("SET ROLE {role}; SET statement_timeout = '10s'; SET lock_timeout = '2s'"),
+        None => "SET statement_timeout = '10s'; SET lock_timeout = '2s'".to_owned(),
+    };
+    Pool::builder(manager)
+        .max_size(config.pool_size)
+        .runtime(Runtime::Tokio1)
+        // Who cannot get a connection in this time is told so, instead of queueing for ever.
+        .wait_timeout(Some(Duration::from_secs(3)))
+        .create_timeout(Some(Duration::from_secs(3)))
+        .post_create(Hook::async_fn(move |client, _| {
+            let session = session.clone();
+            Box::pin(async move { client.batch_execute(&session).await.map_err(HookError::Backend) })
+        }))
+        .build()
+        .map_err(|error| StoreError::Unreachable(error.to_string()))
+}
