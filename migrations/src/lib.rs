@@ -10,7 +10,7 @@ mod embedded {
 pub const NEEDED: i64 = 4;
 
 /// Any number that no other program locks.
-const LOCK: i64 = 0x6b61_7373_61;
+const LOCK: i64 = 0x006b_6173_7361;
 
 #[derive(Debug, thiserror::Error)]
 pub enum MigrateError {

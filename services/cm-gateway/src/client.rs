@@ -20,7 +20,10 @@ pub(crate) enum Answer<T> {
     /// CM refused; nothing came of it. Holds CM's own words, cut to a bound.
     No(String),
     /// CM refused the account or the pace, not the payment: nothing came of it, and it may be asked again.
-    NotServed { why: String, wait: Duration },
+    NotServed {
+        why: String,
+        wait: Duration,
+    },
     /// No byte of the request left this machine.
     NotSent(String),
     /// Neither a yes nor a no: the effect may have happened.
@@ -71,24 +74,39 @@ impl Client {
     }
 
     /// Registers an order; nothing is paid by it. `scenario` is for the simulator only.
-    pub(crate) async fn create(&self, body: &CreateBody<'_>, scenario: Option<&str>) -> Answer<ProviderOrder> {
+    pub(crate) async fn create(
+        &self,
+        body: &CreateBody<'_>,
+        scenario: Option<&str>,
+    ) -> Answer<ProviderOrder> {
         let mut request = self.effects.post(self.url(&["orders"])).json(body);
         if let (Mode::Sim, Some(scenario)) = (self.mode, scenario) {
             request = request.header("X-Sim-Scenario", scenario);
         }
         let answer = self.send(request).await;
-        read_as(answer, |created| wire::registered(created, body.order_reference, &self.base))
+        read_as(answer, |created| {
+            wire::registered(created, body.order_reference, &self.base)
+        })
     }
 
     /// Starts a payment; twice is two payments.
     pub(crate) async fn start(&self, order_key: &str, body: &StartBody<'_>) -> Answer<Started> {
-        let answer = self.send(self.effects.post(self.url(&["orders", order_key, "payments"])).json(body)).await;
+        let answer = self
+            .send(
+                self.effects
+                    .post(self.url(&["orders", order_key, "payments"]))
+                    .json(body),
+            )
+            .await;
         read_as(answer, |started| wire::started(started, &self.base))
     }
 
     /// Reads an order's report; may be repeated at will.
     pub(crate) async fn report(&self, order_key: &str) -> Answer<ProviderReport> {
-        read_as(self.send(self.reads.get(self.url(&["orders", order_key]))).await, wire::report)
+        read_as(
+            self.send(self.reads.get(self.url(&["orders", order_key]))).await,
+            wire::report,
+        )
     }
 
     fn url(&self, segments: &[&str]) -> url::Url {
@@ -114,7 +132,12 @@ impl Client {
             .headers()
             .get(CONTENT_TYPE)
             .and_then(|value| value.to_str().ok())
-            .is_some_and(|value| value.split(';').next().is_some_and(|kind| kind.trim() == "application/json"));
+            .is_some_and(|value| {
+                value
+                    .split(';')
+                    .next()
+                    .is_some_and(|kind| kind.trim() == "application/json")
+            });
         let retry_after = response
             .headers()
             .get(reqwest::header::RETRY_AFTER)
@@ -134,13 +157,17 @@ impl Client {
         match status {
             _ if status.is_success() && json => Answer::Yes(body),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Answer::NotServed {
-                why: format!("CM answered {status}: check the account, its password and the addresses it allows"),
+                why: format!(
+                    "CM answered {status}: check the account, its password and the addresses it allows"
+                ),
                 // Rotated passwords take a person.
                 wait: Duration::from_secs(30),
             },
             StatusCode::TOO_MANY_REQUESTS => Answer::NotServed {
                 why: "CM asks for patience".to_owned(),
-                wait: retry_after.unwrap_or(Duration::from_secs(5)).min(Duration::from_secs(600)),
+                wait: retry_after
+                    .unwrap_or(Duration::from_secs(5))
+                    .min(Duration::from_secs(600)),
             },
             _ if status.is_client_error() => match wire::refusal(&body) {
                 Some(message) => Answer::No(cut(&message)),
@@ -153,7 +180,10 @@ impl Client {
     }
 }
 
-fn read_as<W: DeserializeOwned, T>(answer: Answer<Vec<u8>>, translate: impl FnOnce(W) -> Option<T>) -> Answer<T> {
+fn read_as<W: DeserializeOwned, T>(
+    answer: Answer<Vec<u8>>,
+    translate: impl FnOnce(W) -> Option<T>,
+) -> Answer<T> {
     match answer {
         Answer::Yes(body) => match serde_json::from_slice(&body).ok().and_then(translate) {
             Some(said) => Answer::Yes(said),
@@ -178,4 +208,3 @@ fn cause(error: &reqwest::Error) -> String {
 fn cut(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(250).collect()
 }
-

@@ -1,7 +1,6 @@
 //! CM's JSON, in and out. Fields that we do not know are skipped, words that we do not know are kept, and what does not
 //! fit its documented shape is not an answer.
 
-use jiff::Timestamp;
 use kassa_domain::{
     money::{Currency, Money},
     order::ProviderOrder,
@@ -132,13 +131,21 @@ struct Amount(i64);
 impl TryFrom<i64> for Amount {
     type Error = &'static str;
     fn try_from(minor: i64) -> Result<Self, Self::Error> {
-        if (0..=i64::from(i32::MAX)).contains(&minor) { Ok(Self(minor)) } else { Err("an amount is an int32 of 0 or more") }
+        if (0..=i64::from(i32::MAX)).contains(&minor) {
+            Ok(Self(minor))
+        } else {
+            Err("an amount is an int32 of 0 or more")
+        }
     }
 }
 
 /// CM's own words for a refusal; `None` where the body is not CM's error document.
 pub(crate) fn refusal(body: &[u8]) -> Option<String> {
-    serde_json::from_slice::<ErrorBody>(body).ok()?.messages.into_iter().next()
+    serde_json::from_slice::<ErrorBody>(body)
+        .ok()?
+        .messages
+        .into_iter()
+        .next()
 }
 
 pub(crate) fn registered(created: Created, reference: &str, base: &url::Url) -> Option<ProviderOrder> {
@@ -161,17 +168,25 @@ pub(crate) fn started(answer: StartAnswer, base: &url::Url) -> Option<Started> {
         None if answer.urls.is_empty() => None,
         None => return None,
     };
-    Some(Started { provider_payment_id: payment_id(answer.id)?, url })
+    Some(Started {
+        provider_payment_id: payment_id(answer.id)?,
+        url,
+    })
 }
 
 pub(crate) fn report(detail: Detail) -> Option<ProviderReport> {
-    let payments = detail.payments.into_iter().map(reported).collect::<Option<Vec<_>>>()?;
+    let payments = detail
+        .payments
+        .into_iter()
+        .map(reported)
+        .collect::<Option<Vec<_>>>()?;
     Some(ProviderReport {
         reference: detail.order_reference,
         ordered: Money::new(detail.amount.0, detail.currency),
-        considered_safe: detail
-            .considered_safe
-            .map(|safe| ConsideredSafe { level: safe.level, at: safe.timestamp.and_then(|text| text.parse().ok()) }),
+        considered_safe: detail.considered_safe.map(|safe| ConsideredSafe {
+            level: safe.level,
+            at: safe.timestamp.and_then(|text| text.parse().ok()),
+        }),
         payments,
     })
 }
@@ -181,16 +196,24 @@ fn reported(payment: Payment) -> Option<ReportedPayment> {
     let moves = |moves: Vec<Move>| {
         moves
             .into_iter()
-            .map(|m| ReportedMove { amount: Money::new(m.amount.0, m.currency), state: m.state })
+            .map(|m| ReportedMove {
+                amount: Money::new(m.amount.0, m.currency),
+                state: m.state,
+            })
             .collect()
     };
     Some(ReportedPayment {
         id: payment_id(payment.id)?,
         method: payment.method,
         state: authorization.state.into(),
-        confidence: authorization.confidence.filter(|word| !word.is_empty()).map(Into::into),
+        confidence: authorization
+            .confidence
+            .filter(|word| !word.is_empty())
+            .map(Into::into),
         amount: Money::new(authorization.amount.0, authorization.currency),
-        reason: authorization.reason.map(|text| text.chars().filter(|c| !c.is_control()).take(250).collect()),
+        reason: authorization
+            .reason
+            .map(|text| text.chars().filter(|c| !c.is_control()).take(250).collect()),
         captures: moves(payment.captures),
         refunds: moves(payment.refunds),
         chargebacks: moves(payment.chargebacks),
@@ -207,7 +230,9 @@ fn browser_url(text: &str, base: &url::Url) -> Option<url::Url> {
         return None;
     }
     let url = url::Url::parse(text).ok()?;
-    (url.scheme() == "https" || url.scheme() == base.scheme()).then_some(url).filter(|url| url.has_host())
+    (url.scheme() == "https" || url.scheme() == base.scheme())
+        .then_some(url)
+        .filter(|url| url.has_host())
 }
 
 #[cfg(test)]
@@ -246,9 +271,17 @@ mod tests {
     #[test]
     fn unknown_words_are_kept_and_are_no_verdict() {
         let report = detail(&PAID.replace("\"AUTHORIZED\"", "\"SETTLED\"")).unwrap();
-        assert_eq!(report.payments[0].state, AuthorizationState::Unknown("SETTLED".to_owned()));
+        assert_eq!(
+            report.payments[0].state,
+            AuthorizationState::Unknown("SETTLED".to_owned())
+        );
         assert!(!report.payments[0].is_authorized());
-        assert!(!detail(&PAID.replace(r#""confidence":"ACQUIRER_APPROVED","#, "")).unwrap().payments[0].is_authorized());
+        assert!(
+            !detail(&PAID.replace(r#""confidence":"ACQUIRER_APPROVED","#, ""))
+                .unwrap()
+                .payments[0]
+                .is_authorized()
+        );
     }
 
     #[test]
@@ -275,27 +308,46 @@ mod tests {
     #[test]
     fn an_order_key_or_a_url_that_is_not_cms_is_not_taken() {
         let created = |key: &str, url: &str| {
-            let created = Created { order_key: key.to_owned(), url: url.to_owned(), expires_on: None };
+            let created = Created {
+                order_key: key.to_owned(),
+                url: url.to_owned(),
+                expires_on: None,
+            };
             registered(created, "A-1", &base())
         };
         let key = "0287A1617D93780EF28044B98438BF2F";
         assert!(created(key, "https://cm.example/ps/menu?payment_cluster_key=1").is_some());
         assert!(created("0287a1617d93780ef28044b98438bf2", "https://cm.example/ps/menu").is_none());
         assert!(created("0287A1617D93780EF28044B98438BF2,", "https://cm.example/ps/menu").is_none());
-        for url in
-            ["https://evil.example/", "javascript:alert(1)", "http://cm.example/ps/menu", "https://cm.example/\r\nx", ""]
-        {
+        for url in [
+            "https://evil.example/",
+            "javascript:alert(1)",
+            "http://cm.example/ps/menu",
+            "https://cm.example/\r\nx",
+            "",
+        ] {
             assert!(created(key, url).is_none(), "{url}");
         }
     }
 
     #[test]
     fn a_start_answer_gives_a_redirect_or_nothing_to_do() {
-        let read = |json: &str| serde_json::from_str(json).ok().and_then(|answer| started(answer, &base()));
-        let redirect =
-            r#"{"id":"pid1t","status":"X","urls":[{"purpose":"REDIRECT","method":"GET","url":"https://bank.example/1","order":1}]}"#;
-        assert_eq!(read(redirect).unwrap().url.as_deref(), Some("https://bank.example/1"));
-        assert!(read(r#"{"id":"pid1t","status":"AUTHORIZED"}"#).unwrap().url.is_none());
+        let read = |json: &str| {
+            serde_json::from_str(json)
+                .ok()
+                .and_then(|answer| started(answer, &base()))
+        };
+        let redirect = r#"{"id":"pid1t","status":"X","urls":[{"purpose":"REDIRECT","method":"GET","url":"https://bank.example/1","order":1}]}"#;
+        assert_eq!(
+            read(redirect).unwrap().url.as_deref(),
+            Some("https://bank.example/1")
+        );
+        assert!(
+            read(r#"{"id":"pid1t","status":"AUTHORIZED"}"#)
+                .unwrap()
+                .url
+                .is_none()
+        );
         assert!(read(&redirect.replace("https", "javascript")).is_none());
         assert!(read(&redirect.replace("REDIRECT", "IFRAME")).is_none());
         assert!(read(&redirect.replace("GET", "POST")).is_none());

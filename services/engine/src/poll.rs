@@ -84,7 +84,7 @@ impl Ladders {
 ///
 /// # Errors
 /// When the store cannot be read; the caller runs it again.
-pub async fn run(
+pub(crate) async fn run(
     executor: Arc<Executor>,
     ladders: Arc<Ladders>,
     part: i32,

@@ -1,0 +1,157 @@
+//! What does CM say of an order? Its report is fetched, judged and recorded, for everyone who asked: notifications, the poll
+//! ladder, unknown outcomes. One read of an order at a time.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jiff::SignedDuration;
+use kassa_domain::{
+    ids::{CommandId, OrderId, Shop},
+    safety::Policy,
+};
+use kassa_engine::{Caller, Fault, ObserveReport};
+use kassa_event_store::ClaimedRead;
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{Gateway, client::Answer};
+
+/// Longer than any call takes, with the recording: an answer that is older is thrown away, since another may read by then.
+const LEASE: Duration = Duration::from_secs(90);
+/// Reads under way at once, over all shops.
+const READS: usize = 64;
+/// How often it is looked for work even when no hint comes: hints may be lost.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// How a read ended.
+enum Read {
+    Served,
+    /// Not now: there is nothing to read yet, or CM does not answer.
+    Again(SignedDuration),
+}
+
+impl Gateway {
+    /// Reads what is asked for, until shutdown.
+    ///
+    /// # Errors
+    /// When the store cannot be asked; the caller runs it again.
+    pub(crate) async fn read_reports(self: Arc<Self>, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let permits = Arc::new(Semaphore::new(READS));
+        let under_way = TaskTracker::new();
+        let mut hints = self.executor.store().read_hints();
+        while !shutdown.is_cancelled() {
+            hints.mark_unchanged();
+            let free = permits.available_permits();
+            let claims = if free == 0 {
+                vec![]
+            } else {
+                let lease = SignedDuration::try_from(LEASE)?;
+                self.executor
+                    .store()
+                    .claim_reads(self.executor.now(), lease, free)
+                    .await?
+            };
+            let idle = claims.is_empty();
+            for claim in claims {
+                let permit = permits.clone().acquire_owned().await?;
+                let gateway = self.clone();
+                under_way.spawn(async move {
+                    let _permit = permit;
+                    gateway.serve_claim(&claim).await;
+                });
+            }
+            if idle {
+                tokio::select! {
+                    () = shutdown.cancelled() => break,
+                    _ = hints.changed() => {}
+                    () = tokio::time::sleep(LOOK) => {}
+                }
+            }
+        }
+        under_way.close();
+        under_way.wait().await;
+        Ok(())
+    }
+
+    async fn serve_claim(&self, claim: &ClaimedRead) {
+        let (served, wait) = match self.read(claim).await {
+            Ok(Read::Served) => (true, SignedDuration::ZERO),
+            Ok(Read::Again(wait)) => (false, wait),
+            Err(fault) => {
+                tracing::warn!(order.id = claim.order_id, error = %fault, "a report could not be recorded");
+                (false, SignedDuration::from_secs(1))
+            }
+        };
+        if let Err(error) = self
+            .executor
+            .store()
+            .finish_read(claim, served, self.executor.now() + wait)
+            .await
+        {
+            tracing::warn!(order.id = claim.order_id, %error, "a read could not be ended; its lease will");
+        }
+    }
+
+    async fn read(&self, claim: &ClaimedRead) -> Result<Read, Fault> {
+        let began = Instant::now();
+        let (Ok(order_id), Ok(shop)) = (OrderId::parse(&claim.order_id), Shop::parse(&claim.shop)) else {
+            return Ok(Read::Served);
+        };
+        let (order, _) = self.executor.current_order(order_id).await?;
+        let Some(opened) = order.opened() else {
+            return Ok(Read::Served);
+        };
+        let Some(provider) = &opened.provider else {
+            // The hint was faster than the answer to our create. Without an attempt there will be none.
+            return Ok(match opened.live_attempt() {
+                Some(_) => Read::Again(SignedDuration::from_millis(200)),
+                None => Read::Served,
+            });
+        };
+        let Some(client) = self.clients.get(&shop) else {
+            tracing::error!(%shop, "the shop of an order is not configured here");
+            return Ok(Read::Again(SignedDuration::from_secs(30)));
+        };
+        let read_started_at = self.executor.now();
+        let report = match client.report(&provider.order_key).await {
+            Answer::Yes(report) => report,
+            Answer::No(message) => {
+                tracing::error!(order.id = %order_id, message, "CM refuses to report on an order of ours; a person must look");
+                return Ok(Read::Served);
+            }
+            Answer::NotServed { why, wait } => {
+                tracing::error!(order.id = %order_id, why, "CM does not serve this account now");
+                return Ok(Read::Again(
+                    SignedDuration::try_from(wait).unwrap_or(SignedDuration::from_secs(30)),
+                ));
+            }
+            Answer::NotSent(why) => {
+                tracing::warn!(order.id = %order_id, why, "CM cannot be reached");
+                return Ok(Read::Again(SignedDuration::from_secs(2)));
+            }
+            Answer::Unknown(class) => {
+                tracing::warn!(order.id = %order_id, ?class, "CM's report could not be read");
+                return Ok(Read::Again(SignedDuration::from_secs(2)));
+            }
+        };
+        if began.elapsed() + Duration::from_secs(5) > LEASE {
+            // Another may be reading by now, and its number is higher.
+            return Ok(Read::Again(SignedDuration::ZERO));
+        }
+        let observe = ObserveReport {
+            order: order_id,
+            read_no: claim.read_no,
+            read_started_at,
+            report,
+            policy: Policy::default(),
+        };
+        let number = u64::try_from(claim.read_no).unwrap_or_default();
+        let command = CommandId::derived(order_id.stream(), "read", number);
+        self.executor
+            .execute(order_id, command, Caller::Internal, &observe)
+            .await?;
+        Ok(Read::Served)
+    }
+}

@@ -1,0 +1,406 @@
+//! What happens to a payment that was decided on? One step at a time: look at what is recorded, record the intent, call,
+//! record what came of it. A crash between any two of them is resolved by looking again.
+
+use std::time::{Duration, Instant};
+
+use jiff::SignedDuration;
+use kassa_chassis::bus::Disposition;
+use kassa_domain::{
+    ids::{CommandId, PaymentId},
+    order::Opened,
+    payment::{LossClass, Method, Operation, Payment, Pending, Step},
+};
+use kassa_engine::{Caller, Fault, Recorded, Said, Word};
+use serde::Deserialize;
+use uuid::Uuid;
+
+use crate::{
+    Gateway,
+    client::{Answer, Client},
+    wire::{CreateBody, IdealDetails, ReturnUrls, StartBody},
+};
+
+/// A worker that comes back later than this after recording its intent does not call any more: another may have taken
+/// over. With it, and the call's own deadline, everybody knows when a call can no longer be under way.
+const SEND_WINDOW: Duration = Duration::from_secs(2);
+/// Provider orders asked for in one attempt; each earlier one may exist under its own reference, and nobody has its key.
+const CREATES_MAX: u32 = 3;
+/// Starts that were recorded and never sent. One that was sent is never repeated.
+const STARTS_MAX: u32 = 5;
+/// Steps of one payment in one go: more means that it is going in circles.
+const STEPS_MAX: usize = 30;
+
+/// The vault's row, as far as CM needs it.
+#[derive(Deserialize)]
+struct Person {
+    email: String,
+}
+
+/// What a step came to.
+enum Stepped {
+    /// Look again.
+    On,
+    Done,
+    Later(Duration),
+}
+
+impl Gateway {
+    /// Brings a payment as far as it can go now.
+    pub(crate) async fn drive(&self, id: PaymentId) -> Disposition {
+        for _ in 0..STEPS_MAX {
+            match self.step(id).await {
+                Ok(Stepped::On) => {}
+                Ok(Stepped::Done) => return Disposition::Settle,
+                Ok(Stepped::Later(wait)) => return Disposition::RetryAfter(wait),
+                Err(fault) => {
+                    tracing::warn!(payment.id = %id, error = %fault, "a step failed; it is taken again");
+                    return Disposition::RetryAfter(Duration::from_secs(1));
+                }
+            }
+        }
+        tracing::error!(payment.id = %id, steps = STEPS_MAX, "the payment goes in circles");
+        Disposition::RetryAfter(Duration::from_secs(30))
+    }
+
+    async fn step(&self, id: PaymentId) -> Result<Stepped, Fault> {
+        let (payment, _) = self.executor.current_payment(id).await?;
+        let pending = match payment {
+            Payment::Pending(pending) => pending,
+            Payment::Authorized { .. } | Payment::Closed { .. } => return Ok(Stepped::Done),
+            Payment::Unstarted => {
+                tracing::error!(payment.id = %id, "the stream tells of a payment that the store does not know");
+                return Ok(Stepped::Done);
+            }
+        };
+        match &pending.step {
+            Step::Redirected { .. } | Step::StartUnknown(_) => Ok(Stepped::Done),
+            Step::Calling(call) => {
+                // Somebody's call: mine before a crash, or another's now. Only time tells that it is over.
+                let over =
+                    call.deadline + SignedDuration::try_from(SEND_WINDOW).unwrap_or(SignedDuration::ZERO);
+                let left = over
+                    .as_millisecond()
+                    .saturating_sub(self.executor.now().as_millisecond());
+                if left > 0 {
+                    return Ok(Stepped::Later(Duration::from_millis(
+                        u64::try_from(left).unwrap_or(0) + 50,
+                    )));
+                }
+                let (operation, attempt) = (call.operation, call.attempt);
+                self.say(
+                    &pending,
+                    Said::Lost {
+                        operation,
+                        attempt,
+                        class: LossClass::WorkerLost,
+                    },
+                )
+                .await?;
+                Ok(Stepped::On)
+            }
+            Step::Deciding => self.decide(&pending).await,
+        }
+    }
+
+    async fn decide(&self, pending: &Pending) -> Result<Stepped, Fault> {
+        let (order, _) = self.executor.current_order(pending.attempt.order_id).await?;
+        let Some(opened) = order.opened() else {
+            return Err(Fault::Internal("a payment has an order"));
+        };
+        let Some(client) = self.clients.get(&pending.attempt.shop) else {
+            tracing::error!(shop = %pending.attempt.shop, "the shop of a payment is not configured here");
+            return Ok(Stepped::Later(Duration::from_secs(30)));
+        };
+        let spent = match opened.provider {
+            None => pending.creates >= CREATES_MAX,
+            Some(_) => pending.starts >= STARTS_MAX,
+        };
+        if spent || self.executor.now() > pending.expires_at {
+            // Nothing is open and nothing of this attempt can be at the provider: the shopper may try again.
+            let attempt = pending.creates.max(pending.starts);
+            let said = Said::Failed {
+                attempt,
+                reason: "provider_unavailable",
+                provider_message: None,
+            };
+            self.say(pending, said).await?;
+            return Ok(Stepped::On);
+        }
+        match &opened.provider {
+            None => self.create(client, opened, pending).await,
+            Some(provider) => self.start(client, &provider.order_key, pending).await,
+        }
+    }
+
+    async fn create(&self, client: &Client, opened: &Opened, pending: &Pending) -> Result<Stepped, Fault> {
+        let facts = &opened.facts;
+        let person = self
+            .executor
+            .store()
+            .shopper(&facts.shopper_id.to_string())
+            .await?;
+        let Some(person) = person.and_then(|data| serde_json::from_slice::<Person>(&data).ok()) else {
+            let attempt = pending.creates;
+            self.say(
+                pending,
+                Said::Failed {
+                    attempt,
+                    reason: "shopper_erased",
+                    provider_message: None,
+                },
+            )
+            .await?;
+            return Ok(Stepped::On);
+        };
+        let attempt = pending.creates + 1;
+        let reference = reference(&facts.order_reference, pending.attempt.number, attempt);
+        if !self
+            .announce(client, pending, Operation::CreateOrder, attempt, &reference)
+            .await?
+        {
+            return Ok(Stepped::On);
+        }
+        let back = facts.return_url.as_str();
+        let body = CreateBody {
+            order_reference: &reference,
+            description: &facts.description,
+            amount: facts.amount.minor,
+            currency: facts.amount.currency,
+            email: &person.email,
+            language: &facts.language,
+            country: &facts.country,
+            return_urls: ReturnUrls {
+                success: back,
+                pending: back,
+                canceled: back,
+                error: back,
+            },
+        };
+        let scenario = opened.metadata.get("sim_scenario").map(String::as_str);
+        let operation = Operation::CreateOrder;
+        match client.create(&body, scenario).await {
+            Answer::Yes(provider) => {
+                self.say(pending, Said::OrderRegistered { attempt, provider })
+                    .await?;
+                Ok(Stepped::On)
+            }
+            // An earlier create had its effect after all; its key is lost, and another reference is free.
+            Answer::No(message) if message.contains("not unique") => {
+                self.say(
+                    pending,
+                    Said::Lost {
+                        operation,
+                        attempt,
+                        class: LossClass::ReferenceTaken,
+                    },
+                )
+                .await?;
+                Ok(Stepped::On)
+            }
+            other => self.settle(pending, operation, attempt, other).await,
+        }
+    }
+
+    async fn start(&self, client: &Client, order_key: &str, pending: &Pending) -> Result<Stepped, Fault> {
+        let attempt = pending.starts + 1;
+        let operation = Operation::Start;
+        if !self
+            .announce(client, pending, operation, attempt, order_key)
+            .await?
+        {
+            return Ok(Stepped::On);
+        }
+        let body = StartBody {
+            method: match pending.attempt.method {
+                Method::Ideal => "IDEAL",
+            },
+            ideal_details: pending
+                .attempt
+                .issuer
+                .as_deref()
+                .map(|issuer_id| IdealDetails { issuer_id }),
+        };
+        match client.start(order_key, &body).await {
+            Answer::Yes(started) => {
+                let said = match started.url {
+                    Some(url) => Said::Redirected {
+                        attempt,
+                        provider_payment_id: started.provider_payment_id,
+                        url,
+                    },
+                    // Nothing for the shopper to do: what it came to stands in the report.
+                    None => Said::Lost {
+                        operation,
+                        attempt,
+                        class: LossClass::Unreadable,
+                    },
+                };
+                self.say(pending, said).await?;
+                Ok(Stepped::On)
+            }
+            other => self.settle(pending, operation, attempt, other).await,
+        }
+    }
+
+    /// Records the intent. `false` when this worker may not call: another was first, or this one was paused.
+    async fn announce(
+        &self,
+        client: &Client,
+        pending: &Pending,
+        operation: Operation,
+        attempt: u32,
+        reference: &str,
+    ) -> Result<bool, Fault> {
+        let before = Instant::now();
+        let deadline =
+            self.executor.now() + SignedDuration::try_from(client.timeout).unwrap_or(SignedDuration::ZERO);
+        let word = Word {
+            order: pending.attempt.order_id,
+            payment: pending.attempt.payment_id,
+            said: Said::CallAttempted {
+                operation,
+                reference: reference.to_owned(),
+                deadline,
+            },
+        };
+        // A nonce: with an id that another gateway could derive too, its intent would be taken for mine.
+        let command = CommandId::from_uuid(Uuid::new_v4());
+        let executed = self
+            .executor
+            .execute(word.order, command, Caller::Internal, &word)
+            .await?;
+        if !matches!(executed.result, Ok(Recorded::Yes)) {
+            return Ok(false);
+        }
+        if before.elapsed() > SEND_WINDOW {
+            self.say(pending, Said::NotSent { operation, attempt }).await?;
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// What create and start have in common: every answer that is not a yes.
+    async fn settle<T>(
+        &self,
+        pending: &Pending,
+        operation: Operation,
+        attempt: u32,
+        answer: Answer<T>,
+    ) -> Result<Stepped, Fault> {
+        match answer {
+            Answer::Yes(_) => Ok(Stepped::On),
+            Answer::No(message) => {
+                let said = Said::Failed {
+                    attempt,
+                    reason: "provider_refused",
+                    provider_message: Some(message),
+                };
+                self.say(pending, said).await?;
+                Ok(Stepped::On)
+            }
+            Answer::NotServed { why, wait } => {
+                tracing::error!(payment.id = %pending.attempt.payment_id, shop = %pending.attempt.shop, why, "CM does not serve this account now");
+                self.say(pending, Said::NotSent { operation, attempt }).await?;
+                Ok(Stepped::Later(wait))
+            }
+            Answer::NotSent(why) => {
+                tracing::warn!(payment.id = %pending.attempt.payment_id, why, "CM cannot be reached; nothing was sent");
+                self.say(pending, Said::NotSent { operation, attempt }).await?;
+                Ok(Stepped::Later(Duration::from_secs(1)))
+            }
+            Answer::Unknown(class) => {
+                tracing::warn!(payment.id = %pending.attempt.payment_id, ?operation, ?class, "no answer: the outcome is unknown");
+                self.say(
+                    pending,
+                    Said::Lost {
+                        operation,
+                        attempt,
+                        class,
+                    },
+                )
+                .await?;
+                Ok(Stepped::On)
+            }
+        }
+    }
+
+    /// Records what was learned, for as long as it takes within reason: what a call came to is not to be lost to a
+    /// restart of the database. If it is lost, the outcome is unknown, and a report tells.
+    async fn say(&self, pending: &Pending, said: Said) -> Result<(), Fault> {
+        let word = Word {
+            order: pending.attempt.order_id,
+            payment: pending.attempt.payment_id,
+            said,
+        };
+        let command = command_for(&word);
+        let mut tries = 0;
+        loop {
+            match self
+                .executor
+                .execute(word.order, command, Caller::Internal, &word)
+                .await
+            {
+                Ok(_) => return Ok(()),
+                Err(fault) if tries < 5 => {
+                    tries += 1;
+                    tracing::warn!(payment.id = %word.payment, error = %fault, "what a call came to could not be recorded yet");
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                }
+                Err(fault) => return Err(fault),
+            }
+        }
+    }
+}
+
+/// The same word about the same call has the same id.
+fn command_for(word: &Word) -> CommandId {
+    let (name, attempt) = match &word.said {
+        Said::CallAttempted { .. } => return CommandId::from_uuid(Uuid::new_v4()),
+        Said::OrderRegistered { attempt, .. } => ("registered", *attempt),
+        Said::Redirected { attempt, .. } => ("redirected", *attempt),
+        Said::Failed { attempt, .. } => ("failed", *attempt),
+        Said::Lost {
+            operation: Operation::CreateOrder,
+            attempt,
+            ..
+        } => ("lost-create", *attempt),
+        Said::Lost {
+            operation: Operation::Start,
+            attempt,
+            ..
+        } => ("lost-start", *attempt),
+        Said::NotSent {
+            operation: Operation::CreateOrder,
+            attempt,
+        } => ("unsent-create", *attempt),
+        Said::NotSent {
+            operation: Operation::Start,
+            attempt,
+        } => ("unsent-start", *attempt),
+    };
+    CommandId::derived(word.payment.stream(), name, u64::from(attempt))
+}
+
+/// The shop's own reference the first time. Later ones differ, since CM takes each only once and an earlier create may have
+/// had its effect.
+fn reference(order_reference: &str, payment_number: u32, create: u32) -> String {
+    match (payment_number, create) {
+        (1, 1) => order_reference.to_owned(),
+        _ => format!("{order_reference}~{payment_number}.{create}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_create_has_a_reference_of_its_own() {
+        let all = [(1, 1), (1, 2), (2, 1), (11, 1), (1, 11)].map(|(n, c)| reference("A-1", n, c));
+        assert_eq!(all[0], "A-1");
+        assert_eq!(
+            all.iter().collect::<std::collections::BTreeSet<_>>().len(),
+            all.len()
+        );
+    }
+}
