@@ -47,9 +47,19 @@ pub fn documents() -> Vec<Document> {
 fn document(id: String, mut schema: Schema) -> Document {
     let path = id.trim_start_matches("/schemas/").to_owned();
     schema.insert("$id".to_owned(), Value::String(id));
+    // What it is comes first, for people who open the file.
+    let mut ordered = Map::new();
+    for key in ["$schema", "$id", "title", "description"] {
+        if let Some(value) = schema.remove(key) {
+            ordered.insert(key.to_owned(), value);
+        }
+    }
+    if let Value::Object(rest) = schema.to_value() {
+        ordered.extend(rest);
+    }
     Document {
         path,
-        schema: schema.to_value(),
+        schema: Value::Object(ordered),
     }
 }
 
@@ -57,7 +67,7 @@ fn generator() -> SchemaGenerator {
     let settings = SchemaSettings::draft2020_12().for_serialize();
     settings
         .with_transform(AbsentMeansAbsent)
-        .with_transform(RecursiveTransform(drop_number_formats))
+        .with_transform(RecursiveTransform(tidy))
         .into_generator()
 }
 

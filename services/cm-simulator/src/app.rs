@@ -102,7 +102,12 @@ impl App {
     ///
     /// # Errors
     /// 503 when the ledger is full: what cannot be recorded does not happen.
-    pub(crate) fn received(self: &Arc<Self>, op: Op, about: About, body: &[u8]) -> Result<Exchange, Box<Reply>> {
+    pub(crate) fn received(
+        self: &Arc<Self>,
+        op: Op,
+        about: About,
+        body: &[u8],
+    ) -> Result<Exchange, Box<Reply>> {
         let mut state = self.state();
         if !state.has_room_for_a_request() {
             tracing::warn!("the ledger is full and calls are refused: restart the simulator");
@@ -120,7 +125,12 @@ impl App {
             detail: None,
         };
         state.ledger.push(clock::now(), entry);
-        Ok(Exchange { app: self.clone(), op, about, answered: false })
+        Ok(Exchange {
+            app: self.clone(),
+            op,
+            about,
+            answered: false,
+        })
     }
 }
 
@@ -142,14 +152,15 @@ impl Exchange {
         reply.into_response()
     }
 
-    fn record(
-        &self,
-        body_sha256: Option<[u8; 32]>,
-        status: Option<u16>,
-        detail: Option<Cow<'static, str>>,
-    ) {
-        let entry =
-            Entry { kind: Kind::Answer, op: self.op, about: self.about.clone(), body_sha256, status, detail };
+    fn record(&self, body_sha256: Option<[u8; 32]>, status: Option<u16>, detail: Option<Cow<'static, str>>) {
+        let entry = Entry {
+            kind: Kind::Answer,
+            op: self.op,
+            about: self.about.clone(),
+            body_sha256,
+            status,
+            detail,
+        };
         self.app.state().ledger.push(clock::now(), entry);
     }
 }
@@ -163,7 +174,7 @@ impl Drop for Exchange {
 }
 
 /// An answer whose body is known, so that the ledger can hold its digest.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Reply {
     pub(crate) status: StatusCode,
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
@@ -181,7 +192,10 @@ impl Reply {
     }
 
     /// CM's only shape of an error.
-    pub(crate) fn messages<M: Into<String>>(status: StatusCode, messages: impl IntoIterator<Item = M>) -> Self {
+    pub(crate) fn messages<M: Into<String>>(
+        status: StatusCode,
+        messages: impl IntoIterator<Item = M>,
+    ) -> Self {
         let messages: Vec<String> = messages.into_iter().map(Into::into).collect();
         Self::json(status, &serde_json::json!({ "messages": messages }))
     }
@@ -192,7 +206,9 @@ impl IntoResponse for Reply {
         let mut response = (self.status, self.body).into_response();
         // `String` answers as text/plain; the reply's own type takes its place.
         response.headers_mut().remove(header::CONTENT_TYPE);
-        response.headers_mut().extend(self.headers.into_iter().map(|(name, value)| (Some(name), value)));
+        response
+            .headers_mut()
+            .extend(self.headers.into_iter().map(|(name, value)| (Some(name), value)));
         response
     }
 }

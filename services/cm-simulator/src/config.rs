@@ -109,7 +109,10 @@ pub struct Bounds {
 impl Default for Bounds {
     fn default() -> Self {
         // 200 MB of orders and 300 MB of rows: what a development machine can spare.
-        Self { orders_max: 200_000, ledger_rows_max: 1_000_000 }
+        Self {
+            orders_max: 200_000,
+            ledger_rows_max: 1_000_000,
+        }
     }
 }
 
@@ -124,7 +127,9 @@ pub enum ConfigError {
     #[error("account must not be empty nor hold ':', which ends the name in basic auth")]
     Account,
     /// See [`SimConfig::notification_url`].
-    #[error("notification_url '{0}' must be an absolute http or https url that ends in '=': the reference follows it")]
+    #[error(
+        "notification_url '{0}' must be an absolute http or https url that ends in '=': the reference follows it"
+    )]
     NotificationUrl(String),
     /// See [`SimConfig::public_url`].
     #[error("public_url '{0}' must be an absolute http or https url without a trailing slash")]

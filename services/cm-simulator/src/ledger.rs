@@ -41,10 +41,14 @@ pub(crate) enum Op {
 /// Which order and payment a row is about, as far as known when it was written. Amounts in minor units.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct About {
+    #[serde(serialize_with = "text")]
     pub(crate) reference: Option<Arc<str>>,
+    #[serde(serialize_with = "text")]
     pub(crate) order_key: Option<Arc<str>>,
+    #[serde(serialize_with = "text")]
     pub(crate) payment_id: Option<Arc<str>>,
     pub(crate) amount: Option<i64>,
+    #[serde(serialize_with = "text")]
     pub(crate) currency: Option<Arc<str>>,
 }
 
@@ -95,9 +99,25 @@ pub(crate) struct Ledger {
 
 impl Ledger {
     pub(crate) fn push(&mut self, now: Timestamp, entry: Entry) {
-        let Entry { kind, op, about, body_sha256, status, detail } = entry;
+        let Entry {
+            kind,
+            op,
+            about,
+            body_sha256,
+            status,
+            detail,
+        } = entry;
         let n = self.rows.len() + 1;
-        self.rows.push(Row { n, t: now, kind, op, about, body_sha256, status, detail });
+        self.rows.push(Row {
+            n,
+            t: now,
+            kind,
+            op,
+            about,
+            body_sha256,
+            status,
+            detail,
+        });
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -120,6 +140,13 @@ fn millis<S: Serializer>(at: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(&clock::to_millis(*at))
 }
 
+/// Serde's own support for `Arc` is a feature that every crate would be compiled with.
+fn text<S: Serializer>(text: &Option<Arc<str>>, to: S) -> Result<S::Ok, S::Error> {
+    text.as_deref().serialize(to)
+}
+
 fn hex<S: Serializer>(digest: &Option<[u8; 32]>, to: S) -> Result<S::Ok, S::Error> {
-    digest.map(|bytes| data_encoding::HEXLOWER.encode(&bytes)).serialize(to)
+    digest
+        .map(|bytes| data_encoding::HEXLOWER.encode(&bytes))
+        .serialize(to)
 }

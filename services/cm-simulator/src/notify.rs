@@ -73,15 +73,22 @@ impl App {
     pub(crate) fn notify(self: &Arc<Self>, op: Op, order_key: &str, payment_id: &str) {
         let (about, copies) = {
             let mut state = self.state();
-            let Some(order) = state.order_mut(order_key) else { return };
+            let Some(order) = state.order_mut(order_key) else {
+                return;
+            };
             let copies = order.scenario.notification_copies();
-            let about = About { payment_id: Some(payment_id.into()), ..order.about() };
+            let about = About {
+                payment_id: Some(payment_id.into()),
+                ..order.about()
+            };
             if self.notifier.url_for("").is_none() {
                 return;
             }
             if self.notifier.tasks.len() + copies > PENDING_MAX {
                 let detail = "given up at once: too many notifications are waiting";
-                state.ledger.push(clock::now(), attempt(op, about, None, Cow::Borrowed(detail)));
+                state
+                    .ledger
+                    .push(clock::now(), attempt(op, about, None, Cow::Borrowed(detail)));
                 return;
             }
             order.notifications_pending += copies;
@@ -94,7 +101,8 @@ impl App {
                     () = app.stop.cancelled() => {}
                     () = app.deliver(op, &about) => {}
                 }
-                if let Some(order) = about.order_key.as_deref().and_then(|key| app.state().order_mut(key)) {
+                let mut state = app.state();
+                if let Some(order) = about.order_key.as_deref().and_then(|key| state.order_mut(key)) {
                     order.notifications_pending = order.notifications_pending.saturating_sub(1);
                 }
             });
@@ -114,7 +122,10 @@ impl App {
                 (false, false) => format!("{said}; next in {} ms", pause.as_millis()),
             };
             let detail = format!("attempt {number} of {}: {next}", policy.attempts_max);
-            self.state().ledger.push(clock::now(), attempt(op, about.clone(), status, Cow::Owned(detail)));
+            self.state().ledger.push(
+                clock::now(),
+                attempt(op, about.clone(), status, Cow::Owned(detail)),
+            );
             if delivered || last {
                 return;
             }
@@ -143,5 +154,12 @@ impl App {
 }
 
 fn attempt(op: Op, about: About, status: Option<u16>, detail: Cow<'static, str>) -> Entry {
-    Entry { kind: Kind::Notification, op, about, body_sha256: None, status, detail: Some(detail) }
+    Entry {
+        kind: Kind::Notification,
+        op,
+        about,
+        body_sha256: None,
+        status,
+        detail: Some(detail),
+    }
 }

@@ -32,7 +32,13 @@ pub struct EndState {
     pub start_calls: u32,
 }
 
-const PAID: EndState = EndState { order: "paid", payment: "authorized", safe: "yes", shipments: 1, start_calls: 1 };
+const PAID: EndState = EndState {
+    order: "paid",
+    payment: "authorized",
+    safe: "yes",
+    shipments: 1,
+    start_calls: 1,
+};
 
 /// Every scenario, the plain one first.
 pub const SCENARIOS: &[ScenarioDoc] = &[
@@ -44,7 +50,13 @@ pub const SCENARIOS: &[ScenarioDoc] = &[
     ScenarioDoc {
         name: "ideal/cancel",
         does: "the shopper cancels at the bank",
-        end: EndState { order: "open", payment: "canceled", safe: "no", shipments: 0, start_calls: 1 },
+        end: EndState {
+            order: "open",
+            payment: "canceled",
+            safe: "no",
+            shipments: 0,
+            start_calls: 1,
+        },
     },
     ScenarioDoc {
         name: "ideal/no_notification",
@@ -145,9 +157,9 @@ impl Scenario {
             "any/create_timeout_after_effect" => Self::CreateTimeoutAfterEffect,
             "any/psp_503_after_effect" => Self::Start503AfterEffect,
             "any/psp_503_before_effect" => Self::Start503BeforeEffect,
-            "any/start_slow" => {
-                Self::StartSlow { delay_ms: delay_ms.unwrap_or(DELAY_MS_DEFAULT).min(DELAY_MS_MAX) }
-            }
+            "any/start_slow" => Self::StartSlow {
+                delay_ms: delay_ms.unwrap_or(DELAY_MS_DEFAULT).min(DELAY_MS_MAX),
+            },
             other => other
                 .strip_prefix("any/start_slow_")
                 .and_then(|ms| ms.parse().ok())
@@ -174,8 +186,11 @@ impl Scenario {
     }
 
     /// Scenarios that still mean something once the shopper is at the bank.
-    pub(crate) const AT_THE_BANK: [Self; 3] =
-        [Self::NoNotification, Self::DoubleNotification, Self::AmountShort11];
+    pub(crate) const AT_THE_BANK: [Self; 3] = [
+        Self::NoNotification,
+        Self::DoubleNotification,
+        Self::AmountShort11,
+    ];
 
     /// The button that the story's shopper presses.
     pub(crate) fn bank_result(self) -> BankResult {
@@ -234,7 +249,12 @@ mod tests {
     fn every_documented_scenario_is_understood_and_keeps_its_name() {
         for doc in SCENARIOS {
             let scenario = Scenario::parse(doc.name, None).expect("documented");
-            assert!(scenario.name().starts_with(doc.name), "{} became {}", doc.name, scenario.name());
+            assert!(
+                scenario.name().starts_with(doc.name),
+                "{} became {}",
+                doc.name,
+                scenario.name()
+            );
             assert_eq!(Scenario::parse(&scenario.name(), None), Ok(scenario));
         }
     }

@@ -266,7 +266,8 @@ impl State {
             payments: Vec::new(),
             notifications_pending: 0,
         };
-        self.ledger.push(now, Entry::effect(Op::Create, order.about(), "created"));
+        self.ledger
+            .push(now, Entry::effect(Op::Create, order.about(), "created"));
         self.by_reference.insert(order.reference.clone(), key.clone());
         self.keys.push(key.clone());
         Ok(self.orders.entry(key).or_insert(order))
@@ -312,8 +313,12 @@ impl State {
             payment_id: payment.id.clone(),
             trxid: payment.trxid.clone(),
         };
-        self.ledger.push(now, Entry::effect(op, order.about_payment(&payment), payment.phase.state()));
-        self.by_trxid.insert(payment.trxid.clone(), (order.key.clone(), order.payments.len()));
+        self.ledger.push(
+            now,
+            Entry::effect(op, order.about_payment(&payment), payment.phase.state()),
+        );
+        self.by_trxid
+            .insert(payment.trxid.clone(), (order.key.clone(), order.payments.len()));
         order.payments.push(payment);
         Ok(started)
     }
@@ -321,7 +326,10 @@ impl State {
     /// Remembers that the bank's URL of a payment was handed out.
     pub(crate) fn link_given(&mut self, trxid: &str) {
         if let Some((key, index)) = self.by_trxid.get(trxid)
-            && let Some(payment) = self.orders.get_mut(key).and_then(|order| order.payments.get_mut(*index))
+            && let Some(payment) = self
+                .orders
+                .get_mut(key)
+                .and_then(|order| order.payments.get_mut(*index))
         {
             payment.link_given = true;
         }
@@ -349,12 +357,16 @@ impl State {
         let (phase, payment_id) = (payment.phase, payment.id.clone());
         if changed {
             let about = order.about_payment(&order.payments[*index]);
-            self.ledger.push(now, Entry::effect(Op::Bank, about, phase.state()));
+            self.ledger
+                .push(now, Entry::effect(Op::Bank, about, phase.state()));
             let covered = order.authorized_minor() >= order.amount_minor
                 || (pressed == BankResult::Success && scenario == Scenario::AmountShort11);
             if covered && order.safe_since.is_none() {
                 order.safe_since = Some(now);
-                self.ledger.push(now, Entry::effect(Op::Bank, order.about(), "considered_safe SAFE"));
+                self.ledger.push(
+                    now,
+                    Entry::effect(Op::Bank, order.about(), "considered_safe SAFE"),
+                );
             }
         }
         Some(BankOutcome {
@@ -397,7 +409,11 @@ impl Order {
     }
 
     fn with_key(&self, url: &str) -> String {
-        if url.ends_with('=') { format!("{url}{}", self.key) } else { url.to_owned() }
+        if url.ends_with('=') {
+            format!("{url}{}", self.key)
+        } else {
+            url.to_owned()
+        }
     }
 
     pub(crate) fn about(&self) -> About {
@@ -416,7 +432,11 @@ impl Order {
             Phase::Authorized { amount_minor, .. } => amount_minor,
             Phase::AtTheBank | Phase::Ended(_) => payment.amount_minor,
         };
-        About { payment_id: Some(payment.id.clone()), amount: Some(amount), ..self.about() }
+        About {
+            payment_id: Some(payment.id.clone()),
+            amount: Some(amount),
+            ..self.about()
+        }
     }
 }
 
@@ -429,8 +449,13 @@ mod tests {
         let mut state = State::new(Bounds::default());
         let key = create(&mut state, "A-1", Scenario::Success);
         let started = state.start(at(59), Op::Start, &key).expect("not yet expired");
-        assert_eq!(state.start(at(60), Op::MenuStart, &key).expect_err("expired"), StartRefusal::Expired);
-        let outcome = state.bank(at(61), &started.trxid, BankResult::Success).expect("known");
+        assert_eq!(
+            state.start(at(60), Op::MenuStart, &key).expect_err("expired"),
+            StartRefusal::Expired
+        );
+        let outcome = state
+            .bank(at(61), &started.trxid, BankResult::Success)
+            .expect("known");
         assert_eq!((outcome.changed, outcome.state), (true, "AUTHORIZED"));
     }
 
@@ -439,8 +464,12 @@ mod tests {
         let mut state = State::new(Bounds::default());
         let key = create(&mut state, "A-1", Scenario::Success);
         let started = state.start(at(0), Op::Start, &key).expect("open");
-        state.bank(at(1), &started.trxid, BankResult::Cancel).expect("known");
-        let second = state.bank(at(2), &started.trxid, BankResult::Success).expect("known");
+        state
+            .bank(at(1), &started.trxid, BankResult::Cancel)
+            .expect("known");
+        let second = state
+            .bank(at(2), &started.trxid, BankResult::Success)
+            .expect("known");
         assert_eq!((second.changed, second.state), (false, "CANCELED"));
         assert_eq!(state.order(&key).expect("made").safe_since, None);
     }
@@ -451,7 +480,9 @@ mod tests {
         let key = create(&mut state, "A-1", Scenario::Success);
         for op in [Op::Start, Op::MenuStart] {
             let started = state.start(at(0), op, &key).expect("open");
-            state.bank(at(1), &started.trxid, BankResult::Success).expect("known");
+            state
+                .bank(at(1), &started.trxid, BankResult::Success)
+                .expect("known");
         }
         let order = state.order(&key).expect("made");
         assert_eq!(order.authorized_minor(), 2 * order.amount_minor);
@@ -460,12 +491,22 @@ mod tests {
 
     #[test]
     fn a_full_ledger_refuses_new_orders_and_lets_the_others_end() {
-        let mut state = State::new(Bounds { orders_max: 10, ledger_rows_max: 2 });
+        let mut state = State::new(Bounds {
+            orders_max: 10,
+            ledger_rows_max: 2,
+        });
         let key = create(&mut state, "A-1", Scenario::Success);
         let started = state.start(at(0), Op::Start, &key).expect("open");
-        let refused = state.create(at(0), new_order("A-2"), Scenario::Success).map(|_| ());
+        let refused = state
+            .create(at(0), new_order("A-2"), Scenario::Success)
+            .map(|_| ());
         assert_eq!(refused, Err(CreateRefusal::Full));
-        assert!(state.bank(at(1), &started.trxid, BankResult::Success).expect("known").changed);
+        assert!(
+            state
+                .bank(at(1), &started.trxid, BankResult::Success)
+                .expect("known")
+                .changed
+        );
         assert_eq!(state.ledger.len(), 4);
     }
 
@@ -484,7 +525,11 @@ mod tests {
     }
 
     fn create(state: &mut State, reference: &str, scenario: Scenario) -> Arc<str> {
-        state.create(at(0), new_order(reference), scenario).expect("new").key.clone()
+        state
+            .create(at(0), new_order(reference), scenario)
+            .expect("new")
+            .key
+            .clone()
     }
 
     fn new_order(reference: &str) -> NewOrder {

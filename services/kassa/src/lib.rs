@@ -1,1 +1,14 @@
+#![doc = include_str!("../README.md")]
 
+mod bus_view;
+mod cli;
+mod demo;
+mod exit;
+mod host;
+mod orders;
+mod replay;
+mod roles;
+mod sim;
+
+pub use cli::main;
+pub use roles::{Role, Running};

@@ -1,0 +1,268 @@
+//! What does the whole look like, in one process? A shop's checkout creates an order and starts a payment on NATS, the
+//! shopper does at the bank what the scenario says, and a shipment service hears of it.
+
+use std::{process::ExitCode, time::Duration};
+
+use async_nats::HeaderMap;
+use futures::StreamExt as _;
+use jiff::SignedDuration;
+use kassa_chassis::{
+    bus,
+    config::{Cm, Config, Mode, Shop},
+    supervise,
+};
+use kassa_cm_notifications::Notifications;
+use kassa_cm_simulator::Simulator;
+use kassa_shipment::{BoxError, Consumer, PaymentSafe, Release};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::{Value, json};
+use tokio::{sync::mpsc, time::Instant};
+use tokio_postgres::Transaction;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    bus_view::{self, Timeline},
+    cli::{DemoArgs, Format},
+    exit::Ended,
+    host::{Host, SHOP},
+    roles::{self, Role, Running},
+    sim,
+};
+
+/// The whole play takes a second or two; without a notification it takes the ladder's first rungs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Tells of each release, once it is about to be committed.
+struct Tell(mpsc::UnboundedSender<PaymentSafe>);
+
+impl Release for Tell {
+    async fn release(&self, safe: &PaymentSafe, _transaction: &Transaction<'_>) -> Result<(), BoxError> {
+        // A demo that has ended does not listen any more.
+        let _ = self.0.send(safe.clone());
+        Ok(())
+    }
+}
+
+pub(crate) async fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
+    let shutdown = supervise::until_signal()?;
+    let played = tokio::select! {
+        played = staged(args, &shutdown) => played,
+        // Servers stop when they are dropped; nothing else is to be kept.
+        () = shutdown.cancelled() => return Ok(ExitCode::from(130)),
+    };
+    match played {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => Err(error),
+    }
+}
+
+async fn staged(args: &DemoArgs, signal: &CancellationToken) -> anyhow::Result<()> {
+    let say = |line: &str| eprintln!("{line}");
+    say("SIM  finding and starting servers (the first time they are downloaded) …");
+    let host = tokio::task::spawn_blocking(Host::start).await??;
+    host.origins().iter().for_each(|line| say(line));
+    host.prepare().await?;
+
+    let stop = CancellationToken::new();
+    let _stops = stop.clone().drop_guard();
+    let mut config = Config::default();
+    host.configure(&mut config);
+    config.simulator.listen.set_port(0);
+    let simulator = Simulator::bind(roles::simulator(&config)).await?;
+    let sim_url = simulator.base_url().to_owned();
+    config.http.listen.set_port(0);
+    let notifications = Notifications::bind(config.http.listen).await?;
+    simulator.set_notification_url(format!("http://{}/hooks/cm/{SHOP}?id=", notifications.local_addr()))?;
+    config.shops.insert(SHOP.to_owned(), shop(&config, &sim_url));
+    // Nobody wants to wait a quarter of a minute in a demo.
+    let ladder = [2, 3, 5, 10, 30, 60].map(SignedDuration::from_secs).to_vec();
+    config.poll.ladder.insert("ideal".to_owned(), ladder);
+    config.check()?;
+
+    let Some(store) = roles::connect(&config, &stop).await? else { return Ok(()) };
+    let roles = [Role::Engine, Role::Relay, Role::CmGateway, Role::CmNotifications, Role::ReadModels];
+    let running = Running::start(&config, &store, &roles, Some(notifications), stop.clone());
+    let simulating = tokio::spawn(simulator.serve(stop.clone()));
+
+    let (released, releases) = mpsc::unbounded_channel();
+    let shipment_nats = bus::connect(&host.nats_url, &host.logins.shipment, "demo shipment").await?;
+    let consumer = Consumer::new(shipment_nats, host.database_url.clone(), "demo-shipment");
+    let token = stop.clone();
+    let shipping = tokio::spawn(async move { consumer.run(&Tell(released), token).await });
+
+    let checkout = bus::connect(&host.nats_url, &host.logins.checkout, "demo checkout").await?;
+    let stage = Stage { checkout, sim_url: sim_url.clone(), args, store: store.clone() };
+    let result = tokio::time::timeout(PATIENCE, stage.play(releases)).await.map_err(|_| {
+        Ended::new(Ended::TIMED_OUT, format!("{} did not come to its end in {PATIENCE:?}", args.scenario))
+    })??;
+    if !args.once {
+        invite(&host, &sim_url);
+        signal.cancelled().await;
+    }
+    stop.cancel();
+    let _ = shipping.await;
+    running.wait().await?;
+    simulating.await??;
+    drop(host);
+    println!("{result}");
+    Ok(())
+}
+
+fn shop(config: &Config, sim_url: &str) -> Shop {
+    Shop {
+        cm: Cm {
+            mode: Mode::Sim,
+            rest_url: sim_url.to_owned(),
+            account: config.simulator.account.clone(),
+            password: Some(SecretString::from(config.simulator.password.expose_secret())),
+            password_file: None,
+            merchant_key: config.simulator.merchant_key.clone(),
+            timeout: SignedDuration::from_secs(3),
+        },
+        return_url_origins: vec!["https://shop.example".to_owned()],
+    }
+}
+
+struct Stage<'a> {
+    checkout: async_nats::Client,
+    sim_url: String,
+    args: &'a DemoArgs,
+    store: kassa_event_store::Store,
+}
+
+impl Stage<'_> {
+    /// Plays one payment and prints what happens as it happens; the result as one line of JSON.
+    async fn play(&self, mut releases: mpsc::UnboundedReceiver<PaymentSafe>) -> anyhow::Result<Value> {
+        let mut live = self.checkout.subscribe(format!("kassa.live.{SHOP}.>")).await?;
+        self.checkout.flush().await?;
+        bus_view::wait_for_service(&self.checkout, SHOP).await?;
+        let timeline = Timeline::new(self.args.format == Format::Json);
+        let reference = format!("demo-{}", &uuid::Uuid::new_v4().simple().to_string()[..8]);
+
+        let ordered = Instant::now();
+        let order = self
+            .command(
+                "create_order",
+                &json!({
+                    "order_reference": reference,
+                    "description": "Dog food, 12 kg",
+                    "amount": { "value": 4995, "currency": "EUR" },
+                    "country": "NL",
+                    "language": "nl",
+                    "shopper": { "email": "shopper@example.org" },
+                    "return_url": "https://shop.example/return",
+                    "metadata": { "sim_scenario": self.args.scenario },
+                }),
+            )
+            .await?;
+        let order_id = text(&order, "order_id")?;
+        timeline.line("checkout", "create_order", &order_id, "accepted");
+        let payment = self.command("start_payment", &json!({ "order_id": order_id, "method": "ideal" })).await?;
+        let payment_id = text(&payment, "payment_id")?;
+        let action = payment["next_action"]["type"].as_str().unwrap_or("?");
+        timeline.line("checkout", "start_payment", &payment_id, &format!("next: {action}"));
+
+        let http = sim::client()?;
+        let reference_at_cm = reference.clone();
+        let pressed = sim::press(&http, &self.sim_url, &reference_at_cm, &self.args.scenario).await?;
+        timeline.line("shopper", "at the bank", &reference, pressed["result"].as_str().unwrap_or("done"));
+
+        let mut event_id = None;
+        let mut safe_at = None;
+        loop {
+            tokio::select! {
+                Some(message) = live.next() => {
+                    let envelope: Value = serde_json::from_slice(&message.payload)?;
+                    let kind = envelope["type"].as_str().unwrap_or_default();
+                    timeline.event(&envelope);
+                    match kind {
+                        "kassa.order.payment_safe.v1" => {
+                            safe_at = Some(ordered.elapsed());
+                            event_id = envelope["id"].as_str().map(str::to_owned);
+                        }
+                        "kassa.payment.canceled.v1" | "kassa.payment.failed.v1" | "kassa.payment.expired.v1"
+                        | "kassa.order.amount_mismatch_found.v1" => {
+                            return Ok(json!({ "order_id": order_id, "payment_id": payment_id, "event_id": null,
+                                "order_to_safe_ms": null, "notification_to_shipment_ms": null }));
+                        }
+                        _ => {}
+                    }
+                }
+                Some(safe) = releases.recv() => {
+                    timeline.line("shipment", "released", &safe.order_id, "ship it");
+                    let safe_ms = safe_at.unwrap_or_else(|| ordered.elapsed()).as_millis();
+                    let told = self.notification_to_shipment(&reference, &order_id).await?;
+                    let event_id = match event_id {
+                        Some(id) => id,
+                        None => self.event_of(&order_id).await?,
+                    };
+                    return Ok(json!({ "order_id": order_id, "payment_id": payment_id, "event_id": event_id,
+                        "order_to_safe_ms": u64::try_from(safe_ms)?, "notification_to_shipment_ms": told }));
+                }
+            }
+        }
+    }
+
+    async fn command(&self, verb: &str, body: &Value) -> anyhow::Result<Value> {
+        let mut headers = HeaderMap::new();
+        headers.insert("Idempotency-Key", uuid::Uuid::new_v4().to_string().as_str());
+        headers.insert("Prefer", "wait=10");
+        let request = async_nats::Request::new()
+            .headers(headers)
+            .payload(serde_json::to_vec(body)?.into())
+            .timeout(Some(Duration::from_secs(15)));
+        let answer = self.checkout.send_request(format!("kassa.cmd.{SHOP}.{verb}"), request).await?;
+        let document: Value = serde_json::from_slice(&answer.payload)?;
+        match document["code"].as_str() {
+            Some(code) => anyhow::bail!("{verb} was refused: {code}: {}", document["detail"].as_str().unwrap_or("")),
+            None => Ok(document),
+        }
+    }
+
+    /// From the last notification's being stored to the release's being committed, in milliseconds; `None` where there was
+    /// no notification.
+    async fn notification_to_shipment(&self, reference: &str, order_id: &str) -> anyhow::Result<Option<i64>> {
+        let client = self.store.pool().get().await?;
+        let row = client
+            .query_opt(
+                "SELECT (extract(epoch FROM s.released_at - n.last_at) * 1000)::bigint
+                   FROM notifications n, shipment_service.shipments s
+                  WHERE n.reference = $1 AND s.order_id = $2",
+                &[&reference, &order_id],
+            )
+            .await?;
+        Ok(row.map(|row| row.get(0)))
+    }
+
+    async fn event_of(&self, order_id: &str) -> anyhow::Result<String> {
+        let client = self.store.pool().get().await?;
+        let row = client
+            .query_one(
+                "SELECT event_id::text FROM events WHERE aggregate_id = $1 AND event_type = 'ConfidenceReachedSafe'",
+                &[&order_id],
+            )
+            .await?;
+        Ok(row.get(0))
+    }
+}
+
+fn text(document: &Value, field: &str) -> anyhow::Result<String> {
+    document[field].as_str().map(str::to_owned).ok_or_else(|| anyhow::anyhow!("the answer has no {field}"))
+}
+
+fn invite(host: &Host, sim_url: &str) {
+    let login = |login: &kassa_chassis::config::Login| match (&login.user, &login.password) {
+        (Some(user), Some(password)) => format!("{user} {}", password.expose_secret()),
+        _ => "(as NATS_URL says)".to_owned(),
+    };
+    eprintln!();
+    eprintln!("SIM  everything stays up until Ctrl-C; nothing here is real money");
+    eprintln!("NATS        {}", host.nats_url);
+    eprintln!("  checkout  {}", login(&host.logins.checkout));
+    eprintln!("  shipment  {}", login(&host.logins.shipment));
+    eprintln!("PostgreSQL  {}", host.database_url);
+    eprintln!("CM          {sim_url}   (ledger: {sim_url}/sim/ledger)");
+    eprintln!("shop        {SHOP}, return URLs on https://shop.example");
+    eprintln!("try         kassa sim pay ORDER_REFERENCE ideal/success --url {sim_url}");
+    eprintln!("            DATABASE_URL='{}' kassa replay --from 0-0", host.database_url);
+}

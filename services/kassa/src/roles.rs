@@ -1,0 +1,192 @@
+//! Which parts of the system run in this process? Each role is a library with `run`; this wires them to one store.
+
+use std::{sync::Arc, time::Duration};
+
+use clap::ValueEnum;
+use kassa_chassis::config::Config;
+use kassa_cm_notifications::Notifications;
+use kassa_cm_simulator::{SimConfig, Simulator};
+use kassa_engine::Executor;
+use kassa_event_store::{Store, StoreConfig, StoreError};
+use secrecy::ExposeSecret as _;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::exit::Ended;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    /// Every role but the simulator.
+    All,
+    Engine,
+    Relay,
+    CmGateway,
+    CmNotifications,
+    ReadModels,
+    CmSimulator,
+}
+
+impl Role {
+    const SERVICES: [Self; 5] =
+        [Self::Engine, Self::Relay, Self::CmGateway, Self::CmNotifications, Self::ReadModels];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Engine => "engine",
+            Self::Relay => "relay",
+            Self::CmGateway => "cm-gateway",
+            Self::CmNotifications => "cm-notifications",
+            Self::ReadModels => "read-models",
+            Self::CmSimulator => "cm-simulator",
+        }
+    }
+}
+
+/// Roles that were started, until they end.
+#[derive(Debug)]
+pub struct Running {
+    tasks: JoinSet<(&'static str, anyhow::Result<()>)>,
+    shutdown: CancellationToken,
+}
+
+impl Running {
+    /// Starts the services that need the database, on one store. `listener` is where CM's notifications are heard.
+    pub fn start(
+        config: &Config,
+        store: &Store,
+        roles: &[Role],
+        listener: Option<Notifications>,
+        shutdown: CancellationToken,
+    ) -> Self {
+        let mut tasks = JoinSet::new();
+        let executor = Arc::new(Executor::new(store.clone()));
+        let mut listener = listener;
+        for role in roles {
+            let (config, store, executor) = (config.clone(), store.clone(), executor.clone());
+            let (name, token) = (role.name(), shutdown.clone());
+            match role {
+                Role::Engine => tasks.spawn(async move { (name, kassa_engine::run(config, executor, token).await) }),
+                Role::Relay => tasks.spawn(async move { (name, kassa_relay::run(config, store, token).await) }),
+                Role::CmGateway => {
+                    tasks.spawn(async move { (name, kassa_cm_gateway::run(config, executor, token).await) })
+                }
+                Role::CmNotifications => match listener.take() {
+                    Some(bound) => tasks.spawn(async move { (name, bound.serve(store, token).await) }),
+                    None => {
+                        tasks.spawn(async move { (name, kassa_cm_notifications::run(config, store, token).await) })
+                    }
+                },
+                Role::ReadModels => {
+                    tasks.spawn(async move { (name, kassa_read_models::run(config, store, token).await) })
+                }
+                Role::All | Role::CmSimulator => continue,
+            };
+        }
+        Self { tasks, shutdown }
+    }
+
+    /// Waits until all have ended; one that fails takes the others with it, since the process is to be started anew.
+    ///
+    /// # Errors
+    /// The first role's error.
+    pub async fn wait(mut self) -> anyhow::Result<()> {
+        let mut result = Ok(());
+        while let Some(ended) = self.tasks.join_next().await {
+            let (name, ended) = ended?;
+            match ended {
+                Ok(()) => tracing::info!(role = name, "stopped"),
+                Err(error) => {
+                    tracing::error!(role = name, error = format!("{error:#}"), "cannot go on");
+                    self.shutdown.cancel();
+                    if result.is_ok() {
+                        result = Err(error.context(format!("role {name}")));
+                    }
+                }
+            }
+        }
+        result
+    }
+}
+
+/// Runs roles until `shutdown`.
+pub(crate) async fn serve(config: &Config, roles: &[Role], shutdown: CancellationToken) -> anyhow::Result<()> {
+    let mut wanted: Vec<Role> = Vec::new();
+    for role in roles {
+        match role {
+            Role::All => wanted.extend(Role::SERVICES),
+            one => wanted.push(*one),
+        }
+    }
+    wanted.sort_by_key(|role| role.name());
+    wanted.dedup();
+
+    let simulator = if wanted.contains(&Role::CmSimulator) {
+        let simulator = Simulator::bind(simulator(config)).await?;
+        tracing::info!(url = simulator.base_url(), "the CM simulator listens");
+        let token = shutdown.clone();
+        Some(tokio::spawn(async move { simulator.serve(token).await }))
+    } else {
+        None
+    };
+    if wanted.iter().any(|role| *role != Role::CmSimulator) {
+        let Some(store) = connect(config, &shutdown).await? else { return Ok(()) };
+        for role in &wanted {
+            tracing::info!(role = role.name(), "starting");
+        }
+        Running::start(config, &store, &wanted, None, shutdown.clone()).wait().await?;
+    }
+    if let Some(simulator) = simulator {
+        simulator.await??;
+    }
+    Ok(())
+}
+
+pub(crate) fn simulator(config: &Config) -> SimConfig {
+    let settings = &config.simulator;
+    let mut sim = SimConfig::new(&settings.merchant_key, &settings.account, settings.password.clone());
+    sim.listen = settings.listen;
+    sim.notification_url = settings.notification_url.clone();
+    sim
+}
+
+/// The store, as soon as the database is there; `None` after a shutdown meanwhile. A database that is there and cannot be
+/// used ends it at once.
+pub(crate) async fn connect(config: &Config, shutdown: &CancellationToken) -> anyhow::Result<Option<Store>> {
+    let settings = StoreConfig {
+        url: config.database.url.expose_secret().to_owned(),
+        pool_size: config.database.max_connections,
+    };
+    loop {
+        match Store::connect(settings.clone()).await {
+            Ok(store) => return Ok(Some(store)),
+            Err(error @ StoreError::Unreachable(_)) => {
+                tracing::warn!(%error, "waiting for the database");
+            }
+            Err(error) => return Err(Ended::new(Ended::CONFIGURATION, error.to_string()).into()),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(None),
+            () = tokio::time::sleep(Duration::from_millis(500)) => {}
+        }
+    }
+}
+
+/// Brings the schema up to date; the number of steps taken.
+pub(crate) async fn migrate(config: &Config) -> anyhow::Result<usize> {
+    migrate_url(config.database.url.expose_secret()).await
+}
+
+pub(crate) async fn migrate_url(url: &str) -> anyhow::Result<usize> {
+    let mut settings: tokio_postgres::Config = url.parse()?;
+    settings.connect_timeout(Duration::from_secs(5));
+    let (mut client, connection) = settings
+        .connect(tokio_postgres::NoTls)
+        .await
+        .map_err(|error| Ended::new(Ended::UNREACHABLE, format!("the database cannot be reached: {error}")))?;
+    let driving = tokio::spawn(connection);
+    let steps = kassa_migrations::migrate(&mut client).await?;
+    drop(client);
+    let _ = driving.await;
+    Ok(steps)
+}
