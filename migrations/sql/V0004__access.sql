@@ -14,9 +14,16 @@ CREATE VIEW postgres_es.events AS
 -- The services' role: it can add to the log and read it, and nothing can make it change what was written.
 DO $$
 BEGIN
-    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'kassa_app') THEN
+    BEGIN
         CREATE ROLE kassa_app NOLOGIN;
-    END IF;
+    EXCEPTION
+        -- Roles belong to the server: another database may have made it, just now or long ago.
+        WHEN duplicate_object OR unique_violation THEN NULL;
+        WHEN insufficient_privilege THEN
+            -- Managed servers refuse new roles; then the services work with the login they have.
+            RAISE NOTICE 'the role kassa_app was not made: %', SQLERRM;
+            RETURN;
+    END;
     GRANT USAGE ON SCHEMA public, postgres_es TO kassa_app;
     GRANT SELECT ON ALL TABLES IN SCHEMA public, postgres_es TO kassa_app;
     GRANT INSERT ON events, streams, command_log, timers, provider_reads, shoppers, notifications, work_marks,
@@ -25,11 +32,18 @@ BEGIN
         read_orders, read_shipping TO kassa_app;
     GRANT DELETE ON timers, shoppers, notifications, provider_reads, read_orders, read_shipping, projections
         TO kassa_app;
-    -- So that who migrates can act as the role: the services step down to it.
+END
+$$;
+
+-- So that who migrates can act as the role: the services step down to it.
+DO $$
+BEGIN
     EXECUTE format('GRANT kassa_app TO %I', current_user);
 EXCEPTION
-    WHEN insufficient_privilege OR duplicate_object OR unique_violation THEN
-        -- Two databases of one server may be migrated at once, and managed servers refuse new roles.
-        RAISE NOTICE 'the role kassa_app was not set up: %', SQLERRM;
+    WHEN insufficient_privilege OR undefined_object THEN
+        RAISE NOTICE 'kassa_app was not granted to %: %', current_user, SQLERRM;
+    WHEN OTHERS THEN
+        -- Two databases that grant one membership at once meet in the server's catalogue; one of them is enough.
+        RAISE NOTICE 'kassa_app was granted to % by another: %', current_user, SQLERRM;
 END
 $$;

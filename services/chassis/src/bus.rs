@@ -28,6 +28,8 @@ pub async fn connect(url: &str, login: &Login, name: &str) -> anyhow::Result<asy
         .event_callback(|event| async move {
             match event {
                 async_nats::Event::Connected => tracing::info!("connected to NATS"),
+                // Ours, at the end.
+                async_nats::Event::Closed | async_nats::Event::Draining => {}
                 other => tracing::warn!(event = %other, "the NATS connection changed"),
             }
         });

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use kassa_chassis::config::Login;
+use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -14,13 +16,19 @@ pub(crate) struct Timeline {
 
 impl Timeline {
     pub(crate) fn new(json: bool) -> Self {
-        Self { began: Instant::now(), json }
+        Self {
+            began: Instant::now(),
+            json,
+        }
     }
 
     pub(crate) fn line(&self, who: &str, what: &str, id: &str, note: &str) {
         let ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         if self.json {
-            println!("{}", json!({ "ms": ms, "who": who, "what": what, "id": id, "note": note }));
+            println!(
+                "{}",
+                json!({ "ms": ms, "who": who, "what": what, "id": id, "note": note })
+            );
         } else {
             println!("{ms:>6} ms  {who:10} {what:32} {id}  {note}");
         }
@@ -32,14 +40,42 @@ impl Timeline {
         if what.ends_with(".internal") {
             return;
         }
-        let id = envelope["subject"].as_str().and_then(|subject| subject.split('/').nth(1)).unwrap_or_default();
+        let id = envelope["subject"]
+            .as_str()
+            .and_then(|subject| subject.split('/').nth(1))
+            .unwrap_or_default();
         let data = &envelope["data"];
         let note = ["paid", "amount", "found"]
             .iter()
-            .find_map(|field| data[*field]["value"].as_i64().map(|minor| format!("{field} {minor} minor units")))
+            .find_map(|field| {
+                data[*field]["value"]
+                    .as_i64()
+                    .map(|minor| format!("{field} {minor} minor units"))
+            })
             .unwrap_or_default();
         self.line("event", what, id, &note);
     }
+}
+
+/// The login that a URL carries or, where it carries none, the one given.
+pub(crate) fn options(url: &str, login: &Login) -> anyhow::Result<async_nats::ConnectOptions> {
+    let parsed = url::Url::parse(url)?;
+    let options = async_nats::ConnectOptions::new();
+    Ok(match (login.resolve()?, parsed.password()) {
+        (Some((user, password)), _) => options.user_and_password(user, password.expose_secret().to_owned()),
+        (None, Some(password)) => {
+            options.user_and_password(parsed.username().to_owned(), password.to_owned())
+        }
+        (None, None) => options,
+    })
+}
+
+/// The address alone: the shipment library takes no secrets in its URL.
+pub(crate) fn without_login(url: &str) -> anyhow::Result<String> {
+    let mut parsed = url::Url::parse(url)?;
+    let _ = parsed.set_username("");
+    let _ = parsed.set_password(None);
+    Ok(parsed.to_string())
 }
 
 /// Until `kassa-commands` answers: roles start side by side.
@@ -53,7 +89,10 @@ pub(crate) async fn wait_for_service(client: &async_nats::Client, shop: &str) ->
         if commands.is_ok() && queries.is_ok() {
             return Ok(());
         }
-        anyhow::ensure!(Instant::now() < deadline, "kassa-commands and kassa-queries do not answer on NATS");
+        anyhow::ensure!(
+            Instant::now() < deadline,
+            "kassa-commands and kassa-queries do not answer on NATS"
+        );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

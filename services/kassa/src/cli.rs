@@ -32,7 +32,7 @@ const EXAMPLES: &str = "Examples:
   kassa serve --role engine --role relay  two roles of a real installation
   kassa replay --from 0-0 | wc -l         every event there is, one JSON document a line
 
-Exit codes: 0 done, 1 refused or failed, 2 usage, 3 the answer is no, 4 timed out, 5 not found,
+Exit codes: 0 done, 1 refused or failed, 2 usage, 4 timed out, 5 not found,
 69 a service cannot be reached, 78 configuration, 130 interrupted.";
 
 #[derive(Debug, Subcommand)]
@@ -129,7 +129,12 @@ enum OrdersVerb {
         #[arg(long)]
         shop: String,
         /// May carry a login: nats://user:password@host:port
-        #[arg(long, env = "NATS_URL", default_value = "nats://127.0.0.1:4222", hide_env_values = true)]
+        #[arg(
+            long,
+            env = "NATS_URL",
+            default_value = "nats://127.0.0.1:4222",
+            hide_env_values = true
+        )]
         nats_url: String,
     },
 }
@@ -190,7 +195,11 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Verb::Sim(SimVerb::Scenarios { sim, format }) => sim::scenarios(&sim, file, format).await,
         Verb::Sim(SimVerb::Pay { order, scenario, sim }) => sim::pay(&sim, file, &order, &scenario).await,
-        Verb::Orders(OrdersVerb::Show { order, shop, nats_url }) => orders::show(&nats_url, &shop, &order).await,
+        Verb::Orders(OrdersVerb::Show {
+            order,
+            shop,
+            nats_url,
+        }) => orders::show(&nats_url, &shop, &order).await,
         Verb::Replay(args) => replay::run(&args, file).await,
     }
 }

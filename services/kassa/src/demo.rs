@@ -13,11 +13,11 @@ use kassa_chassis::{
 };
 use kassa_cm_notifications::Notifications;
 use kassa_cm_simulator::Simulator;
-use kassa_shipment::{BoxError, Consumer, PaymentSafe, Release};
+use kassa_shipment::{ConsumeError, Consumer, Database, Inbox, PaymentSafe, Settings};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
-use tokio::{sync::mpsc, time::Instant};
-use tokio_postgres::Transaction;
+use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
+use tokio_postgres::{NoTls, Transaction};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -29,34 +29,22 @@ use crate::{
     sim,
 };
 
+/// What a shell expects of a program that Ctrl-C has ended.
+const INTERRUPTED: u8 = 130;
 /// The whole play takes a second or two; without a notification it takes the ladder's first rungs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Tells of each release, once it is about to be committed.
-struct Tell(mpsc::UnboundedSender<PaymentSafe>);
-
-impl Release for Tell {
-    async fn release(&self, safe: &PaymentSafe, _transaction: &Transaction<'_>) -> Result<(), BoxError> {
-        // A demo that has ended does not listen any more.
-        let _ = self.0.send(safe.clone());
-        Ok(())
-    }
-}
-
 pub(crate) async fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
-    let shutdown = supervise::until_signal()?;
-    let played = tokio::select! {
-        played = staged(args, &shutdown) => played,
-        // Servers stop when they are dropped; nothing else is to be kept.
-        () = shutdown.cancelled() => return Ok(ExitCode::from(130)),
-    };
-    match played {
-        Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(error) => Err(error),
+    let signal = supervise::until_signal()?;
+    match staged(args, &signal).await? {
+        Some(result) => println!("{result}"),
+        None => return Ok(ExitCode::from(INTERRUPTED)),
     }
+    Ok(ExitCode::SUCCESS)
 }
 
-async fn staged(args: &DemoArgs, signal: &CancellationToken) -> anyhow::Result<()> {
+/// Sets everything up, plays, and takes everything down again; `None` when it was interrupted before the end of the play.
+async fn staged(args: &DemoArgs, signal: &CancellationToken) -> anyhow::Result<Option<Value>> {
     let say = |line: &str| eprintln!("{line}");
     say("SIM  finding and starting servers (the first time they are downloaded) …");
     let host = tokio::task::spawn_blocking(Host::start).await??;
@@ -72,40 +60,92 @@ async fn staged(args: &DemoArgs, signal: &CancellationToken) -> anyhow::Result<(
     let sim_url = simulator.base_url().to_owned();
     config.http.listen.set_port(0);
     let notifications = Notifications::bind(config.http.listen).await?;
-    simulator.set_notification_url(format!("http://{}/hooks/cm/{SHOP}?id=", notifications.local_addr()))?;
+    simulator.set_notification_url(format!(
+        "http://{}/hooks/cm/{SHOP}?id=",
+        notifications.local_addr()
+    ))?;
     config.shops.insert(SHOP.to_owned(), shop(&config, &sim_url));
     // Nobody wants to wait a quarter of a minute in a demo.
     let ladder = [2, 3, 5, 10, 30, 60].map(SignedDuration::from_secs).to_vec();
     config.poll.ladder.insert("ideal".to_owned(), ladder);
     config.check()?;
 
-    let Some(store) = roles::connect(&config, &stop).await? else { return Ok(()) };
-    let roles = [Role::Engine, Role::Relay, Role::CmGateway, Role::CmNotifications, Role::ReadModels];
+    let Some(store) = roles::connect(&config, &stop).await? else {
+        return Ok(None);
+    };
+    let roles = [
+        Role::Engine,
+        Role::Relay,
+        Role::CmGateway,
+        Role::CmNotifications,
+        Role::ReadModels,
+    ];
     let running = Running::start(&config, &store, &roles, Some(notifications), stop.clone());
     let simulating = tokio::spawn(simulator.serve(stop.clone()));
 
     let (released, releases) = mpsc::unbounded_channel();
-    let shipment_nats = bus::connect(&host.nats_url, &host.logins.shipment, "demo shipment").await?;
-    let consumer = Consumer::new(shipment_nats, host.database_url.clone(), "demo-shipment");
-    let token = stop.clone();
-    let shipping = tokio::spawn(async move { consumer.run(&Tell(released), token).await });
+    let mut shipping = ship(&host, released, stop.clone()).await?;
 
     let checkout = bus::connect(&host.nats_url, &host.logins.checkout, "demo checkout").await?;
-    let stage = Stage { checkout, sim_url: sim_url.clone(), args, store: store.clone() };
-    let result = tokio::time::timeout(PATIENCE, stage.play(releases)).await.map_err(|_| {
-        Ended::new(Ended::TIMED_OUT, format!("{} did not come to its end in {PATIENCE:?}", args.scenario))
-    })??;
-    if !args.once {
+    let stage = Stage {
+        checkout,
+        sim_url: sim_url.clone(),
+        args,
+        store: store.clone(),
+    };
+    let played = tokio::select! {
+        played = tokio::time::timeout(PATIENCE, stage.play(releases)) => match played {
+            Ok(played) => played.map(Some),
+            Err(_) => Err(Ended::new(
+                Ended::TIMED_OUT,
+                format!("{} did not come to its end in {} s", args.scenario, PATIENCE.as_secs()),
+            )
+            .into()),
+        },
+        ended = &mut shipping => Err(match ended {
+            Ok(Err(error)) => anyhow::Error::from(error).context("the shipment service"),
+            Ok(Ok(())) | Err(_) => anyhow::anyhow!("the shipment service ended"),
+        }),
+        () = signal.cancelled() => Ok(None),
+    };
+    if !args.once && matches!(played, Ok(Some(_))) {
         invite(&host, &sim_url);
         signal.cancelled().await;
     }
+    // Roles first, servers last: nobody has to complain that they are gone.
     stop.cancel();
-    let _ = shipping.await;
+    if !shipping.is_finished() {
+        shipping.await??;
+    }
     running.wait().await?;
     simulating.await??;
-    drop(host);
-    println!("{result}");
-    Ok(())
+    played
+}
+
+/// A shipment service that tells of each release.
+async fn ship(
+    host: &Host,
+    released: mpsc::UnboundedSender<PaymentSafe>,
+    stop: CancellationToken,
+) -> anyhow::Result<JoinHandle<Result<(), ConsumeError>>> {
+    let settings = Settings::new(bus_view::without_login(&host.nats_url)?, "demo-shipment");
+    let options = bus_view::options(&host.nats_url, &host.logins.shipment)?;
+    let database = Database::new(host.database_url.parse()?, NoTls);
+    let (client, connection) = tokio_postgres::connect(&host.database_url, NoTls).await?;
+    let driving = tokio::spawn(connection);
+    Inbox::prepare(&client).await?;
+    drop(client);
+    let _ = driving.await;
+    // The stream is made by the relay, which may still be starting; the consumer waits for it.
+    let consumer = Consumer::connect(settings, options, database).await?;
+    Ok(tokio::spawn(consumer.run(
+        async move |safe: &PaymentSafe, _: &Transaction<'_>| {
+            // A demo that has ended does not listen any more.
+            let _ = released.send(safe.clone());
+            Ok::<_, std::convert::Infallible>(())
+        },
+        stop,
+    )))
 }
 
 fn shop(config: &Config, sim_url: &str) -> Shop {
@@ -128,6 +168,7 @@ struct Stage<'a> {
     sim_url: String,
     args: &'a DemoArgs,
     store: kassa_event_store::Store,
+    database_url: String,
 }
 
 impl Stage<'_> {
@@ -157,15 +198,30 @@ impl Stage<'_> {
             .await?;
         let order_id = text(&order, "order_id")?;
         timeline.line("checkout", "create_order", &order_id, "accepted");
-        let payment = self.command("start_payment", &json!({ "order_id": order_id, "method": "ideal" })).await?;
+        let payment = self
+            .command(
+                "start_payment",
+                &json!({ "order_id": order_id, "method": "ideal" }),
+            )
+            .await?;
         let payment_id = text(&payment, "payment_id")?;
         let action = payment["next_action"]["type"].as_str().unwrap_or("?");
-        timeline.line("checkout", "start_payment", &payment_id, &format!("next: {action}"));
+        timeline.line(
+            "checkout",
+            "start_payment",
+            &payment_id,
+            &format!("next: {action}"),
+        );
 
         let http = sim::client()?;
         let reference_at_cm = reference.clone();
         let pressed = sim::press(&http, &self.sim_url, &reference_at_cm, &self.args.scenario).await?;
-        timeline.line("shopper", "at the bank", &reference, pressed["result"].as_str().unwrap_or("done"));
+        timeline.line(
+            "shopper",
+            "at the bank",
+            &reference,
+            pressed["result"].as_str().unwrap_or("done"),
+        );
 
         let mut event_id = None;
         let mut safe_at = None;
@@ -211,10 +267,16 @@ impl Stage<'_> {
             .headers(headers)
             .payload(serde_json::to_vec(body)?.into())
             .timeout(Some(Duration::from_secs(15)));
-        let answer = self.checkout.send_request(format!("kassa.cmd.{SHOP}.{verb}"), request).await?;
+        let answer = self
+            .checkout
+            .send_request(format!("kassa.cmd.{SHOP}.{verb}"), request)
+            .await?;
         let document: Value = serde_json::from_slice(&answer.payload)?;
         match document["code"].as_str() {
-            Some(code) => anyhow::bail!("{verb} was refused: {code}: {}", document["detail"].as_str().unwrap_or("")),
+            Some(code) => anyhow::bail!(
+                "{verb} was refused: {code}: {}",
+                document["detail"].as_str().unwrap_or("")
+            ),
             None => Ok(document),
         }
     }
@@ -222,7 +284,9 @@ impl Stage<'_> {
     /// From the last notification's being stored to the release's being committed, in milliseconds; `None` where there was
     /// no notification.
     async fn notification_to_shipment(&self, reference: &str, order_id: &str) -> anyhow::Result<Option<i64>> {
-        let client = self.store.pool().get().await?;
+        // Two owners' tables: kassa's own role may not see the shop's.
+        let (client, connection) = tokio_postgres::connect(&self.database_url, NoTls).await?;
+        let driving = tokio::spawn(connection);
         let row = client
             .query_opt(
                 "SELECT (extract(epoch FROM s.released_at - n.last_at) * 1000)::bigint
@@ -231,6 +295,8 @@ impl Stage<'_> {
                 &[&reference, &order_id],
             )
             .await?;
+        drop(client);
+        let _ = driving.await;
         Ok(row.map(|row| row.get(0)))
     }
 
@@ -247,7 +313,10 @@ impl Stage<'_> {
 }
 
 fn text(document: &Value, field: &str) -> anyhow::Result<String> {
-    document[field].as_str().map(str::to_owned).ok_or_else(|| anyhow::anyhow!("the answer has no {field}"))
+    document[field]
+        .as_str()
+        .map(str::to_owned)
+        .ok_or_else(|| anyhow::anyhow!("the answer has no {field}"))
 }
 
 fn invite(host: &Host, sim_url: &str) {
@@ -264,5 +333,8 @@ fn invite(host: &Host, sim_url: &str) {
     eprintln!("CM          {sim_url}   (ledger: {sim_url}/sim/ledger)");
     eprintln!("shop        {SHOP}, return URLs on https://shop.example");
     eprintln!("try         kassa sim pay ORDER_REFERENCE ideal/success --url {sim_url}");
-    eprintln!("            DATABASE_URL='{}' kassa replay --from 0-0", host.database_url);
+    eprintln!(
+        "            DATABASE_URL='{}' kassa replay --from 0-0",
+        host.database_url
+    );
 }

@@ -10,8 +10,6 @@ pub(crate) struct Ended {
 }
 
 impl Ended {
-    /// Waited, and the answer is no.
-    pub(crate) const NO: u8 = 3;
     /// Waited in vain: the outcome is not known.
     pub(crate) const TIMED_OUT: u8 = 4;
     pub(crate) const NOT_FOUND: u8 = 5;
@@ -19,7 +17,10 @@ impl Ended {
     pub(crate) const CONFIGURATION: u8 = 78;
 
     pub(crate) fn new(code: u8, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self {
+            code,
+            message: message.into(),
+        }
     }
 }
 

@@ -59,14 +59,26 @@ impl Host {
             Some(url) => (None, url, Logins::default()),
             None => {
                 let (config, logins) = account();
-                let options =
-                    NatsOptions { dir: folder.0.join("nats"), server: None, cache_dir, config, port: None };
+                let options = NatsOptions {
+                    dir: folder.0.join("nats"),
+                    server: None,
+                    cache_dir,
+                    config,
+                    port: None,
+                };
                 let server = Nats::start(&options)?;
                 let url = server.url();
                 (Some(server), url, logins)
             }
         };
-        Ok(Self { postgres, nats, _folder: folder, database_url, nats_url, logins })
+        Ok(Self {
+            postgres,
+            nats,
+            _folder: folder,
+            database_url,
+            nats_url,
+            logins,
+        })
     }
 
     /// Makes the demo's database where the server is its own, and brings the schema up to date.
@@ -75,7 +87,9 @@ impl Host {
             let (client, connection) =
                 tokio_postgres::connect(&server.url("postgres"), tokio_postgres::NoTls).await?;
             let driving = tokio::spawn(connection);
-            client.batch_execute(&format!("CREATE DATABASE {DATABASE}")).await?;
+            client
+                .batch_execute(&format!("CREATE DATABASE {DATABASE}"))
+                .await?;
             drop(client);
             let _ = driving.await;
         }
@@ -85,8 +99,14 @@ impl Host {
 
     /// One line a server: which it is, and why that one.
     pub(crate) fn origins(&self) -> Vec<String> {
-        let postgres = self.postgres.as_ref().map_or("as DATABASE_URL says".to_owned(), Postgres::origin);
-        let nats = self.nats.as_ref().map_or("as NATS_URL says".to_owned(), Nats::origin);
+        let postgres = self
+            .postgres
+            .as_ref()
+            .map_or("as DATABASE_URL says".to_owned(), Postgres::origin);
+        let nats = self
+            .nats
+            .as_ref()
+            .map_or("as NATS_URL says".to_owned(), Nats::origin);
         vec![format!("PostgreSQL   {postgres}"), format!("nats-server  {nats}")]
     }
 
@@ -129,7 +149,9 @@ fn cache_dir() -> PathBuf {
         return here.join(".cache");
     }
     let home = std::env::var_os("HOME").map_or_else(std::env::temp_dir, PathBuf::from);
-    std::env::var_os("XDG_CACHE_HOME").map_or_else(|| home.join(".cache"), PathBuf::from).join("kassa")
+    std::env::var_os("XDG_CACHE_HOME")
+        .map_or_else(|| home.join(".cache"), PathBuf::from)
+        .join("kassa")
 }
 
 /// A folder for one run, named after the process. Those of processes that are gone are removed at the next start.
@@ -141,8 +163,13 @@ impl RunFolder {
         let runs = cache.join("run");
         std::fs::create_dir_all(&runs)?;
         for entry in std::fs::read_dir(&runs)?.flatten() {
-            let pid = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
-            if pid.is_some_and(|pid| Path::new("/proc/self").exists() && !Path::new(&format!("/proc/{pid}")).exists()) {
+            let pid = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse::<u32>().ok());
+            if pid.is_some_and(|pid| {
+                Path::new("/proc/self").exists() && !Path::new(&format!("/proc/{pid}")).exists()
+            }) {
                 // Another start may be removing it too.
                 let _ = std::fs::remove_dir_all(entry.path());
             }

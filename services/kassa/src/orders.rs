@@ -8,25 +8,51 @@ use serde_json::{Value, json};
 use crate::exit::Ended;
 
 pub(crate) async fn show(nats_url: &str, shop: &str, order: &str) -> anyhow::Result<ExitCode> {
-    let body = if order.starts_with("ord_") { json!({ "order_id": order }) } else { json!({ "order_reference": order }) };
+    let body = if order.starts_with("ord_") {
+        json!({ "order_id": order })
+    } else {
+        json!({ "order_reference": order })
+    };
     let client = tokio::time::timeout(Duration::from_secs(5), async {
         let client = bus::connect(nats_url, &Login::default(), "kassa orders").await?;
         client.flush().await?;
         anyhow::Ok(client)
     })
     .await
-    .map_err(|_| Ended::new(Ended::UNREACHABLE, "NATS cannot be reached: check --nats-url and its login"))??;
+    .map_err(|_| {
+        Ended::new(
+            Ended::UNREACHABLE,
+            "NATS cannot be reached: check --nats-url and its login",
+        )
+    })??;
     let answer = client
-        .request(format!("kassa.qry.{shop}.get_order"), serde_json::to_vec(&body)?.into())
+        .request(
+            format!("kassa.qry.{shop}.get_order"),
+            serde_json::to_vec(&body)?.into(),
+        )
         .await
         .map_err(|error| {
-            Ended::new(Ended::UNREACHABLE, format!("kassa-queries does not answer for this shop and login: {error}"))
+            Ended::new(
+                Ended::UNREACHABLE,
+                format!("kassa-queries does not answer for this shop and login: {error}"),
+            )
         })?;
-    let refused = answer.headers.as_ref().is_some_and(|headers| headers.get("Nats-Service-Error-Code").is_some());
+    let refused = answer
+        .headers
+        .as_ref()
+        .is_some_and(|headers| headers.get("Nats-Service-Error-Code").is_some());
     if refused {
         let problem: Problem = serde_json::from_slice(&answer.payload)?;
-        let code = if problem.status == 404 { Ended::NOT_FOUND } else { 1 };
-        return Err(Ended::new(code, format!("{}: {}\n  hint: {}", problem.code, problem.detail, problem.hint)).into());
+        let code = if problem.status == 404 {
+            Ended::NOT_FOUND
+        } else {
+            1
+        };
+        return Err(Ended::new(
+            code,
+            format!("{}: {}\n  hint: {}", problem.code, problem.detail, problem.hint),
+        )
+        .into());
     }
     let document: Value = serde_json::from_slice(&answer.payload)?;
     println!("{}", serde_json::to_string_pretty(&document)?);

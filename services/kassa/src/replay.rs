@@ -34,10 +34,12 @@ pub(crate) async fn run(args: &ReplayArgs, file: Option<&Path>) -> anyhow::Resul
         }
     };
     let pool_size = Database::default().max_connections;
-    let store = Store::connect(StoreConfig { url, pool_size }).await.map_err(|error| match error {
-        StoreError::Unreachable(_) => Ended::new(Ended::UNREACHABLE, error.to_string()),
-        other => Ended::new(Ended::CONFIGURATION, other.to_string()),
-    })?;
+    let store = Store::connect(StoreConfig { url, pool_size })
+        .await
+        .map_err(|error| match error {
+            StoreError::Unreachable(_) => Ended::new(Ended::UNREACHABLE, error.to_string()),
+            other => Ended::new(Ended::CONFIGURATION, other.to_string()),
+        })?;
     let mut translator = Translator::new(store.clone(), live);
     let (part, mut after) = args.from;
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
@@ -76,7 +78,16 @@ mod tests {
     fn a_position_is_a_part_and_a_number() {
         assert_eq!(position("0-0"), Ok((0, 0)));
         assert_eq!(position("3-41992"), Ok((3, 41_992)));
-        for wrong in ["", "0", "-1", "0-", "0--1", "a-1", "0-1-2", "0-99999999999999999999"] {
+        for wrong in [
+            "",
+            "0",
+            "-1",
+            "0-",
+            "0--1",
+            "a-1",
+            "0-1-2",
+            "0-99999999999999999999",
+        ] {
             assert!(position(wrong).is_err(), "{wrong}");
         }
     }

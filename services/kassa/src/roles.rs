@@ -27,8 +27,13 @@ pub enum Role {
 }
 
 impl Role {
-    const SERVICES: [Self; 5] =
-        [Self::Engine, Self::Relay, Self::CmGateway, Self::CmNotifications, Self::ReadModels];
+    const SERVICES: [Self; 5] = [
+        Self::Engine,
+        Self::Relay,
+        Self::CmGateway,
+        Self::CmNotifications,
+        Self::ReadModels,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -66,17 +71,23 @@ impl Running {
             let (config, store, executor) = (config.clone(), store.clone(), executor.clone());
             let (name, token) = (role.name(), shutdown.clone());
             match role {
-                Role::Engine => tasks.spawn(async move { (name, kassa_engine::run(config, executor, token).await) }),
-                Role::Relay => tasks.spawn(async move { (name, kassa_relay::run(config, store, token).await) }),
+                Role::Engine => {
+                    tasks.spawn(async move { (name, kassa_engine::run(config, executor, token).await) })
+                }
+                Role::Relay => {
+                    tasks.spawn(async move { (name, kassa_relay::run(config, store, token).await) })
+                }
                 Role::CmGateway => {
                     tasks.spawn(async move { (name, kassa_cm_gateway::run(config, executor, token).await) })
                 }
-                Role::CmNotifications => match listener.take() {
-                    Some(bound) => tasks.spawn(async move { (name, bound.serve(store, token).await) }),
-                    None => {
-                        tasks.spawn(async move { (name, kassa_cm_notifications::run(config, store, token).await) })
+                Role::CmNotifications => {
+                    match listener.take() {
+                        Some(bound) => tasks.spawn(async move { (name, bound.serve(store, token).await) }),
+                        None => tasks.spawn(async move {
+                            (name, kassa_cm_notifications::run(config, store, token).await)
+                        }),
                     }
-                },
+                }
                 Role::ReadModels => {
                     tasks.spawn(async move { (name, kassa_read_models::run(config, store, token).await) })
                 }
@@ -110,7 +121,11 @@ impl Running {
 }
 
 /// Runs roles until `shutdown`.
-pub(crate) async fn serve(config: &Config, roles: &[Role], shutdown: CancellationToken) -> anyhow::Result<()> {
+pub(crate) async fn serve(
+    config: &Config,
+    roles: &[Role],
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     let mut wanted: Vec<Role> = Vec::new();
     for role in roles {
         match role {
@@ -130,11 +145,15 @@ pub(crate) async fn serve(config: &Config, roles: &[Role], shutdown: Cancellatio
         None
     };
     if wanted.iter().any(|role| *role != Role::CmSimulator) {
-        let Some(store) = connect(config, &shutdown).await? else { return Ok(()) };
+        let Some(store) = connect(config, &shutdown).await? else {
+            return Ok(());
+        };
         for role in &wanted {
             tracing::info!(role = role.name(), "starting");
         }
-        Running::start(config, &store, &wanted, None, shutdown.clone()).wait().await?;
+        Running::start(config, &store, &wanted, None, shutdown.clone())
+            .wait()
+            .await?;
     }
     if let Some(simulator) = simulator {
         simulator.await??;
@@ -144,7 +163,11 @@ pub(crate) async fn serve(config: &Config, roles: &[Role], shutdown: Cancellatio
 
 pub(crate) fn simulator(config: &Config) -> SimConfig {
     let settings = &config.simulator;
-    let mut sim = SimConfig::new(&settings.merchant_key, &settings.account, settings.password.clone());
+    let mut sim = SimConfig::new(
+        &settings.merchant_key,
+        &settings.account,
+        settings.password.clone(),
+    );
     sim.listen = settings.listen;
     sim.notification_url = settings.notification_url.clone();
     sim
@@ -180,10 +203,12 @@ pub(crate) async fn migrate(config: &Config) -> anyhow::Result<usize> {
 pub(crate) async fn migrate_url(url: &str) -> anyhow::Result<usize> {
     let mut settings: tokio_postgres::Config = url.parse()?;
     settings.connect_timeout(Duration::from_secs(5));
-    let (mut client, connection) = settings
-        .connect(tokio_postgres::NoTls)
-        .await
-        .map_err(|error| Ended::new(Ended::UNREACHABLE, format!("the database cannot be reached: {error}")))?;
+    let (mut client, connection) = settings.connect(tokio_postgres::NoTls).await.map_err(|error| {
+        Ended::new(
+            Ended::UNREACHABLE,
+            format!("the database cannot be reached: {error}"),
+        )
+    })?;
     let driving = tokio::spawn(connection);
     let steps = kassa_migrations::migrate(&mut client).await?;
     drop(client);

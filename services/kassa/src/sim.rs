@@ -11,14 +11,28 @@ use crate::{
 };
 
 /// What a shopper does for `scenario`, at the simulator that stands at `base`.
-pub(crate) async fn press(http: &reqwest::Client, base: &str, order: &str, scenario: &str) -> anyhow::Result<Value> {
-    let key = if order.len() == 32 && order.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit()) {
+pub(crate) async fn press(
+    http: &reqwest::Client,
+    base: &str,
+    order: &str,
+    scenario: &str,
+) -> anyhow::Result<Value> {
+    let key = if order.len() == 32
+        && order
+            .bytes()
+            .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
+    {
         "order_key"
     } else {
         "order_reference"
     };
     let body = json!({ key: order, "scenario": scenario });
-    let response = http.post(format!("{base}/sim/pay")).json(&body).send().await.map_err(unreachable)?;
+    let response = http
+        .post(format!("{base}/sim/pay"))
+        .json(&body)
+        .send()
+        .await
+        .map_err(unreachable)?;
     answer(response).await
 }
 
@@ -33,14 +47,21 @@ pub(crate) async fn pay(
     Ok(ExitCode::SUCCESS)
 }
 
-pub(crate) async fn scenarios(sim: &SimAddress, file: Option<&Path>, format: Format) -> anyhow::Result<ExitCode> {
+pub(crate) async fn scenarios(
+    sim: &SimAddress,
+    file: Option<&Path>,
+    format: Format,
+) -> anyhow::Result<ExitCode> {
     let url = format!("{}/sim/scenarios", address(sim, file));
     let listed = answer(client()?.get(url).send().await.map_err(unreachable)?).await?;
     if format == Format::Json {
         println!("{}", serde_json::to_string_pretty(&listed)?);
         return Ok(ExitCode::SUCCESS);
     }
-    println!("{:32} {:15} {:12} {:5} {:10} {:13}", "SIM scenario", "order", "payment", "safe", "shipments", "start calls");
+    println!(
+        "{:32} {:15} {:12} {:5} {:10} {:13}",
+        "SIM scenario", "order", "payment", "safe", "shipments", "start calls"
+    );
     for scenario in listed.as_array().into_iter().flatten() {
         let end = &scenario["end"];
         let cell = |value: &Value| match value {
@@ -61,12 +82,20 @@ pub(crate) async fn scenarios(sim: &SimAddress, file: Option<&Path>, format: For
 }
 
 pub(crate) fn client() -> anyhow::Result<reqwest::Client> {
-    Ok(reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build()?)
+    Ok(reqwest::Client::builder()
+        .no_proxy()
+        .timeout(Duration::from_secs(10))
+        .build()?)
 }
 
 fn address(sim: &SimAddress, file: Option<&Path>) -> String {
     // Only the simulator's own address is needed: a configuration without a database will do.
-    let configured = || Config::load(file).map_or_else(|_| Config::default(), |config| config).simulator.listen;
+    let configured = || {
+        Config::load(file)
+            .map_or_else(|_| Config::default(), |config| config)
+            .simulator
+            .listen
+    };
     match &sim.url {
         Some(url) => url.trim_end_matches('/').to_owned(),
         None => format!("http://{}", configured()),
@@ -74,7 +103,10 @@ fn address(sim: &SimAddress, file: Option<&Path>) -> String {
 }
 
 fn unreachable(error: reqwest::Error) -> Ended {
-    Ended::new(Ended::UNREACHABLE, format!("the simulator cannot be reached: {error}; give its address with --url"))
+    Ended::new(
+        Ended::UNREACHABLE,
+        format!("the simulator cannot be reached: {error}; give its address with --url"),
+    )
 }
 
 async fn answer(response: reqwest::Response) -> anyhow::Result<Value> {
@@ -83,7 +115,14 @@ async fn answer(response: reqwest::Response) -> anyhow::Result<Value> {
     if status.is_success() {
         return Ok(body);
     }
-    let message = body["messages"][0].as_str().unwrap_or("the simulator refuses").to_owned();
-    let code = if status == reqwest::StatusCode::NOT_FOUND { Ended::NOT_FOUND } else { 1 };
+    let message = body["messages"][0]
+        .as_str()
+        .unwrap_or("the simulator refuses")
+        .to_owned();
+    let code = if status == reqwest::StatusCode::NOT_FOUND {
+        Ended::NOT_FOUND
+    } else {
+        1
+    };
     Err(Ended::new(code, message).into())
 }

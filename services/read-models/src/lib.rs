@@ -1,1 +1,64 @@
+#![doc = include_str!("../README.md")]
 
+mod checkout;
+mod projector;
+mod queries;
+mod shipping;
+
+use std::sync::Arc;
+
+use kassa_chassis::{bus, config::Config, micro, supervise::keep_running};
+use kassa_event_store::Store;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{checkout::Checkout, queries::Queries, shipping::Shipping};
+
+/// One part on one machine.
+const PART: i32 = 0;
+
+/// The worker: keeps the projections up to date and answers questions, until shutdown.
+///
+/// # Errors
+/// When NATS cannot be reached at all.
+pub async fn run(config: Config, store: Store, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let client = bus::connect(&config.nats.url, &config.nats.worker, "read-models").await?;
+    let (checked_out, progress) = watch::channel(0);
+    let (shipped, _) = watch::channel(0);
+    let shops = config.shops.keys().cloned().collect();
+    let queries = Arc::new(Queries {
+        store: store.clone(),
+        part: PART,
+        shops,
+        progress,
+    });
+
+    let checkout = keep_running("checkout", &shutdown, || {
+        projector::run(&Checkout, &store, PART, &checked_out, &shutdown)
+    });
+    let shipping = keep_running("shipping", &shutdown, || {
+        projector::run(&Shipping, &store, PART, &shipped, &shutdown)
+    });
+    let answering = keep_running("queries", &shutdown, || {
+        let queries = queries.clone();
+        micro::serve(&client, queries::SERVICE, &shutdown, move |asked| {
+            let queries = queries.clone();
+            async move { queries.answer(&asked).await }
+        })
+    });
+    tokio::join!(checkout, shipping, answering);
+    Ok(())
+}
+
+/// Empties the projection `name`, so that its loop fills it again; `false` where there is none of that name.
+///
+/// # Errors
+/// When the database cannot be written.
+pub async fn rebuild(store: &Store, name: &str) -> anyhow::Result<bool> {
+    match name {
+        "checkout" => projector::rebuild::<Checkout>(store).await?,
+        "shipping" => projector::rebuild::<Shipping>(store).await?,
+        _ => return Ok(false),
+    }
+    Ok(true)
+}

@@ -52,7 +52,9 @@ pub enum RelayError {
         position: i64,
         sequence: u64,
     },
-    #[error("the log has position {found} after {after}: a position is missing, so nothing after it was published")]
+    #[error(
+        "the log has position {found} after {after}: a position is missing, so nothing after it was published"
+    )]
     Gap { after: i64, found: i64 },
     #[error("position {0} is not a number that a log can have")]
     Position(i64),

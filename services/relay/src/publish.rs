@@ -58,7 +58,11 @@ impl Outgoing {
 ///
 /// # Errors
 /// [`RelayError::Bus`]. A time-out says nothing about whether they were stored: read the stream's end.
-pub(crate) async fn publish(client: &Client, last: u64, messages: Vec<Outgoing>) -> Result<Outcome, RelayError> {
+pub(crate) async fn publish(
+    client: &Client,
+    last: u64,
+    messages: Vec<Outgoing>,
+) -> Result<Outcome, RelayError> {
     match tokio::time::timeout(PUBLISH_MAX, send(client, last, messages)).await {
         Ok(outcome) => outcome,
         Err(elapsed) => Err(RelayError::bus("publishing")(elapsed.into())),
@@ -67,7 +71,9 @@ pub(crate) async fn publish(client: &Client, last: u64, messages: Vec<Outgoing>)
 
 async fn send(client: &Client, last: u64, mut messages: Vec<Outgoing>) -> Result<Outcome, RelayError> {
     if let Some(first) = messages.first_mut() {
-        first.headers.insert(headers::EXPECTED_LAST_SEQUENCE, last.to_string());
+        first
+            .headers
+            .insert(headers::EXPECTED_LAST_SEQUENCE, last.to_string());
     }
     // A batch of one would cost 20 ms; a plain message is as atomic.
     if messages.len() > 1 {
@@ -95,11 +101,15 @@ async fn send(client: &Client, last: u64, mut messages: Vec<Outgoing>) -> Result
     let answer = match client.send_request(commit.subject, request).await {
         Ok(message) => message.payload,
         Err(error) if error.kind() == RequestErrorKind::NoResponders => {
-            return Err(RelayError::bus("publishing to a stream that is not there")(error.into()));
+            return Err(RelayError::bus("publishing to a stream that is not there")(
+                error.into(),
+            ));
         }
         Err(error) => return Err(RelayError::bus("waiting for an acknowledgement")(error.into())),
     };
-    match serde_json::from_slice(&answer).map_err(|error| RelayError::bus("reading an acknowledgement")(error.into()))? {
+    match serde_json::from_slice(&answer)
+        .map_err(|error| RelayError::bus("reading an acknowledgement")(error.into()))?
+    {
         Response::Ok(ack) => Ok(Outcome::Stored(ack)),
         Response::Err { error } => match error.error_code() {
             ErrorCode::STREAM_WRONG_LAST_SEQUENCE

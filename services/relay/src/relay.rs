@@ -45,6 +45,8 @@ pub(crate) struct Relay {
     stream: Wanted,
     /// Before the next try; grows until something works.
     pause: Duration,
+    /// Nothing was said yet since the start, or since it was held up.
+    quiet: bool,
 }
 
 impl Relay {
@@ -56,6 +58,7 @@ impl Relay {
             translator,
             stream,
             pause: PAUSE_MIN,
+            quiet: true,
         }
     }
 
@@ -88,6 +91,7 @@ impl Relay {
                 pause_ms = u64::try_from(self.pause.as_millis()).unwrap_or(u64::MAX),
                 "the relay is held up"
             );
+            self.quiet = true;
             tokio::time::sleep(self.pause).await;
             self.pause = (self.pause * 2).min(PAUSE_MAX);
         }
@@ -98,7 +102,13 @@ impl Relay {
         let mut connection = self.connected().await;
         let mut end = self.end().await?;
         let mut checked = Instant::now();
-        tracing::debug!(part = self.stream.part, position = end, "relaying from the stream's end");
+        if std::mem::take(&mut self.quiet) {
+            tracing::info!(
+                part = self.stream.part,
+                position = end,
+                "relaying from where the stream ends"
+            );
+        }
         loop {
             // Another connection may be to a server that was wiped.
             let current = self.connected().await;
@@ -142,7 +152,11 @@ impl Relay {
         if state.messages == 0 {
             let head = self.store.head(self.stream.part).await?;
             return if last > head {
-                Err(RelayError::Ahead { stream: name, last, head })
+                Err(RelayError::Ahead {
+                    stream: name,
+                    last,
+                    head,
+                })
             } else {
                 Ok(last)
             };
@@ -169,13 +183,25 @@ impl Relay {
                 if event.event_id.to_string() == found {
                     Ok(last)
                 } else {
-                    Err(RelayError::OtherContent { stream: name, position: last, found, stored: event.event_id })
+                    Err(RelayError::OtherContent {
+                        stream: name,
+                        position: last,
+                        found,
+                        stored: event.event_id,
+                    })
                 }
             }
-            Some(event) => Err(RelayError::Gap { after: last - 1, found: event.position }),
+            Some(event) => Err(RelayError::Gap {
+                after: last - 1,
+                found: event.position,
+            }),
             None => {
                 let head = self.store.head(self.stream.part).await?;
-                Err(RelayError::Ahead { stream: name, last, head })
+                Err(RelayError::Ahead {
+                    stream: name,
+                    last,
+                    head,
+                })
             }
         }
     }
@@ -187,7 +213,10 @@ impl Relay {
         let mut last = end;
         for event in events {
             if event.position != last + 1 {
-                return Err(RelayError::Gap { after: last, found: event.position });
+                return Err(RelayError::Gap {
+                    after: last,
+                    found: event.position,
+                });
             }
             let envelope = self.translator.envelope(event).await?;
             let message = Outgoing::new(&envelope).map_err(|source| TranslateError::Envelope {

@@ -3,7 +3,10 @@
 use async_nats::jetstream::{
     Context, ErrorCode,
     context::{CreateStreamErrorKind, GetStreamErrorKind},
-    stream::{Compression, Config, DiscardPolicy, Info, PersistenceMode, Republish, RetentionPolicy, StorageType, Stream},
+    stream::{
+        Compression, Config, DiscardPolicy, Info, PersistenceMode, Republish, RetentionPolicy, StorageType,
+        Stream,
+    },
 };
 use kassa_event_store::Store;
 use kassa_events_schema::subject;
@@ -12,8 +15,8 @@ use std::time::Duration;
 
 use crate::{error::RelayError, relay::unsigned};
 
-/// The first release in which a fence over an atomic batch holds. Older ones take settings that they do not know
-/// without a word and drop them.
+/// Atomic batches came with 2.12; this is the oldest release of it that kassa is run on. Servers before it take settings
+/// that they do not know without a word and drop them, so the version is asked for, and the settings are compared.
 pub(crate) const SERVER_MIN: Version = Version([2, 12, 6]);
 /// Atomic batches.
 pub(crate) const API_LEVEL_MIN: usize = 2;
@@ -46,7 +49,9 @@ impl Wanted {
         let part = self.part()?;
         Ok(Config {
             name: subject::stream_name(part),
-            description: Some("stored events of kassa; sequence = position; written by the relay alone".to_owned()),
+            description: Some(
+                "stored events of kassa; sequence = position; written by the relay alone".to_owned(),
+            ),
             subjects: vec![subject::part_filter(part)],
             storage: StorageType::File,
             retention: RetentionPolicy::Limits,
@@ -71,7 +76,6 @@ impl Wanted {
                 headers_only: false,
             }),
             compression: Some(Compression::None),
-            persist_mode: Some(PersistenceMode::Default),
             ..Config::default()
         })
     }
@@ -84,7 +88,11 @@ pub(crate) type Checked = Stream<Info>;
 ///
 /// # Errors
 /// [`RelayError::ServerTooOld`], [`RelayError::Drift`], or what heals by itself.
-pub(crate) async fn ensure(jetstream: &Context, wanted: &Wanted, store: &Store) -> Result<Checked, RelayError> {
+pub(crate) async fn ensure(
+    jetstream: &Context,
+    wanted: &Wanted,
+    store: &Store,
+) -> Result<Checked, RelayError> {
     check_server(jetstream).await?;
     let config = wanted.config()?;
     let stream = match jetstream.get_stream(&config.name).await {
@@ -125,14 +133,23 @@ async fn make(
 ) -> Result<Option<Stream>, RelayError> {
     let head = unsigned(store.head(wanted.part).await?)?;
     let first = (head + 1).saturating_sub(wanted.window).max(1);
-    let config = Config { first_sequence: Some(first), ..config.clone() };
+    let config = Config {
+        first_sequence: Some(first),
+        ..config.clone()
+    };
     match jetstream.create_stream(&config).await {
         Ok(stream) => {
-            tracing::info!(stream = config.name, first_sequence = first, "the stream was made; it is filled from the store");
+            tracing::info!(
+                stream = config.name,
+                first_sequence = first,
+                "the stream was made; it is filled from the store"
+            );
             Ok(Some(stream))
         }
         Err(error) => match error.kind() {
-            CreateStreamErrorKind::JetStream(refused) if refused.error_code() == ErrorCode::STREAM_NAME_EXIST => {
+            CreateStreamErrorKind::JetStream(refused)
+                if refused.error_code() == ErrorCode::STREAM_NAME_EXIST =>
+            {
                 Ok(None)
             }
             _ => Err(RelayError::bus("making the stream")(error.into())),
@@ -164,6 +181,13 @@ fn compare(wanted: &Config, found: &Config) -> Result<(), RelayError> {
 
 /// By their names on the wire, so that one that the library learns later is compared as well.
 fn settings(config: &Config) -> Map<String, Value> {
+    let config = Config {
+        // Servers leave the default out; should one say it, that is no difference.
+        persist_mode: config
+            .persist_mode
+            .filter(|mode| *mode != PersistenceMode::Default),
+        ..config.clone()
+    };
     match serde_json::to_value(config) {
         Ok(Value::Object(settings)) => settings,
         other => unreachable!("a stream's configuration is a JSON object, not {other:?}"),
@@ -196,7 +220,13 @@ mod tests {
     use super::*;
 
     fn wanted() -> Config {
-        Wanted { part: 0, replicas: 1, window: 10 }.config().unwrap()
+        Wanted {
+            part: 0,
+            replicas: 1,
+            window: 10,
+        }
+        .config()
+        .unwrap()
     }
 
     #[test]
@@ -210,10 +240,12 @@ mod tests {
         }
     }
 
+    type Change = fn(&mut Config);
+
     #[test]
     fn a_difference_is_named_whichever_side_has_it() {
         assert!(compare(&wanted(), &wanted()).is_ok());
-        let changes: [(&str, fn(&mut Config)); 5] = [
+        let changes: [(&str, Change); 5] = [
             ("max_age", |config| config.max_age = Duration::from_hours(1)),
             ("republish", |config| config.republish = None),
             ("allow_atomic", |config| config.allow_atomic_publish = false),
@@ -234,7 +266,10 @@ mod tests {
 
     #[test]
     fn where_a_stream_began_is_no_drift() {
-        let begun = Config { first_sequence: Some(77), ..wanted() };
+        let begun = Config {
+            first_sequence: Some(77),
+            ..wanted()
+        };
         assert!(compare(&wanted(), &begun).is_ok());
     }
 }

@@ -36,17 +36,27 @@ const REMEMBERED: NonZeroUsize = NonZeroUsize::new(65_536).expect("it is not zer
 pub enum TranslateError {
     #[error("the beginning of a stream cannot be read")]
     Store(#[from] StoreError),
-    #[error("event at position {position} is about a {aggregate:?}, which this version of kassa does not know: update the relay")]
+    #[error(
+        "event at position {position} is about a {aggregate:?}, which this version of kassa does not know: update the relay"
+    )]
     UnknownAggregate { position: i64, aggregate: String },
-    #[error("event at position {position} cannot be read as {event_type}: update the relay if a newer version of kassa wrote it")]
+    #[error(
+        "event at position {position} cannot be read as {event_type}: update the relay if a newer version of kassa wrote it"
+    )]
     Unreadable {
         position: i64,
         event_type: String,
         #[source]
         source: serde_json::Error,
     },
-    #[error("event at position {position} has schema version {found}, this version of kassa knows {known}: update the relay")]
-    SchemaVersion { position: i64, found: i16, known: String },
+    #[error(
+        "event at position {position} has schema version {found}, this version of kassa knows {known}: update the relay"
+    )]
+    SchemaVersion {
+        position: i64,
+        found: i16,
+        known: String,
+    },
     #[error("metadata of the event at position {position} cannot be read")]
     Metadata {
         position: i64,
@@ -62,7 +72,11 @@ pub enum TranslateError {
         source: money::MoneyError,
     },
     #[error("event at position {position} has {field} = {found}, which cannot be published")]
-    OutOfRange { position: i64, field: &'static str, found: i64 },
+    OutOfRange {
+        position: i64,
+        field: &'static str,
+        found: i64,
+    },
     #[error("event at position {position} cannot be put into an envelope")]
     Envelope {
         position: i64,
@@ -123,7 +137,11 @@ struct Metadata {
 impl Translator {
     /// `live` are the shops whose events are about money that exists.
     pub fn new(store: Store, live: BTreeSet<String>) -> Self {
-        Self { store, live, beginnings: LruCache::new(REMEMBERED) }
+        Self {
+            store,
+            live,
+            beginnings: LruCache::new(REMEMBERED),
+        }
     }
 
     /// The event as others see it; internal ones without data.
@@ -193,9 +211,9 @@ impl Recorded {
     /// `None` for an event that is not a stream's first.
     fn beginning(&self) -> Option<Beginning> {
         match self {
-            Self::Order(OrderEvent::OrderCreated { facts, .. }) => {
-                Some(Beginning::Order(OrderBeginning { order_reference: facts.order_reference.clone() }))
-            }
+            Self::Order(OrderEvent::OrderCreated { facts, .. }) => Some(Beginning::Order(OrderBeginning {
+                order_reference: facts.order_reference.clone(),
+            })),
             Self::Payment(PaymentEvent::PaymentStarted { attempt, .. }) => {
                 Some(Beginning::Payment(PaymentBeginning {
                     order_id: attempt.order_id.to_string(),
@@ -217,7 +235,10 @@ impl Recorded {
 }
 
 fn no_beginning(stored: &StoredEvent) -> TranslateError {
-    TranslateError::NoBeginning { position: stored.position, stream: stored.stream_id }
+    TranslateError::NoBeginning {
+        position: stored.position,
+        stream: stored.stream_id,
+    }
 }
 
 /// The public face of a stored event; `None` for an internal one.
@@ -253,7 +274,14 @@ fn published(stored: &StoredEvent, tellable: Tellable) -> Result<Option<Publishe
             paid: amount(paid),
         }
         .into(),
-        Tellable::Order(OrderEvent::AmountMismatchFound { what, expected, found }, order) => AmountMismatchFound {
+        Tellable::Order(
+            OrderEvent::AmountMismatchFound {
+                what,
+                expected,
+                found,
+            },
+            order,
+        ) => AmountMismatchFound {
             order_id: id,
             order_reference: order.order_reference,
             what: mismatch(what),
@@ -261,7 +289,14 @@ fn published(stored: &StoredEvent, tellable: Tellable) -> Result<Option<Publishe
             found: found.map(amount),
         }
         .into(),
-        Tellable::Order(OrderEvent::ConfidenceReachedSafe { epoch, ordered, evidence: why }, order) => PaymentSafe {
+        Tellable::Order(
+            OrderEvent::ConfidenceReachedSafe {
+                epoch,
+                ordered,
+                evidence: why,
+            },
+            order,
+        ) => PaymentSafe {
             order_id: id,
             order_reference: order.order_reference,
             epoch: counted(stored, "epoch", epoch)?,
@@ -269,7 +304,13 @@ fn published(stored: &StoredEvent, tellable: Tellable) -> Result<Option<Publishe
             evidence: evidence(stored, why)?,
         }
         .into(),
-        Tellable::Payment(PaymentEvent::PaymentStarted { attempt, expires_at: _ }, payment) => Started {
+        Tellable::Payment(
+            PaymentEvent::PaymentStarted {
+                attempt,
+                expires_at: _,
+            },
+            payment,
+        ) => Started {
             payment_id: id,
             order_id: payment.order_id,
             method: payment.method.as_str().to_owned(),
@@ -279,7 +320,12 @@ fn published(stored: &StoredEvent, tellable: Tellable) -> Result<Option<Publishe
         }
         .into(),
         Tellable::Payment(
-            PaymentEvent::ProviderOutcomeUnknown { operation: call, attempt: _, class, deadline },
+            PaymentEvent::ProviderOutcomeUnknown {
+                operation: call,
+                attempt: _,
+                class,
+                deadline,
+            },
             payment,
         ) => OutcomeUnknown {
             payment_id: id,
@@ -291,7 +337,13 @@ fn published(stored: &StoredEvent, tellable: Tellable) -> Result<Option<Publishe
         }
         .into(),
         // The URL stays inside: whoever reads it could go there.
-        Tellable::Payment(PaymentEvent::PaymentRedirected { provider_payment_id, url: _ }, payment) => Redirected {
+        Tellable::Payment(
+            PaymentEvent::PaymentRedirected {
+                provider_payment_id,
+                url: _,
+            },
+            payment,
+        ) => Redirected {
             payment_id: id,
             order_id: payment.order_id,
             method: payment.method.as_str().to_owned(),
@@ -299,7 +351,11 @@ fn published(stored: &StoredEvent, tellable: Tellable) -> Result<Option<Publishe
         }
         .into(),
         Tellable::Payment(
-            PaymentEvent::PaymentAuthorized { provider_payment_id, amount: authorized, confidence: vouched },
+            PaymentEvent::PaymentAuthorized {
+                provider_payment_id,
+                amount: authorized,
+                confidence: vouched,
+            },
             payment,
         ) => Authorized {
             payment_id: id,
@@ -310,7 +366,13 @@ fn published(stored: &StoredEvent, tellable: Tellable) -> Result<Option<Publishe
             provider_payment_id: Some(provider_payment_id),
         }
         .into(),
-        Tellable::Payment(PaymentEvent::PaymentFailed { reason, provider_message }, payment) => Failed {
+        Tellable::Payment(
+            PaymentEvent::PaymentFailed {
+                reason,
+                provider_message,
+            },
+            payment,
+        ) => Failed {
             payment_id: id,
             order_id: payment.order_id,
             method: payment.method.as_str().to_owned(),
@@ -352,10 +414,18 @@ fn envelope(
     published: Option<&PublishedEvent>,
     livemode: bool,
 ) -> Result<Envelope, TranslateError> {
-    let out_of_range =
-        |field, found| move |_| TranslateError::OutOfRange { position: stored.position, field, found };
-    let metadata: Metadata = serde_json::from_slice(&stored.metadata)
-        .map_err(|source| TranslateError::Metadata { position: stored.position, source })?;
+    let out_of_range = |field, found| {
+        move |_| TranslateError::OutOfRange {
+            position: stored.position,
+            field,
+            found,
+        }
+    };
+    let metadata: Metadata =
+        serde_json::from_slice(&stored.metadata).map_err(|source| TranslateError::Metadata {
+            position: stored.position,
+            source,
+        })?;
     let recorded = stored.recorded_at.into();
     let meta = EventMeta {
         event_id: stored.event_id.to_string(),
@@ -377,11 +447,17 @@ fn envelope(
         Some(event) => Envelope::published(meta, event),
         None => Envelope::internal(meta),
     };
-    envelope.map_err(|source| TranslateError::Envelope { position: stored.position, source })
+    envelope.map_err(|source| TranslateError::Envelope {
+        position: stored.position,
+        source,
+    })
 }
 
 fn amount(money: money::Money) -> Money {
-    Money { value: money.minor, currency: money.currency.to_string() }
+    Money {
+        value: money.minor,
+        currency: money.currency.to_string(),
+    }
 }
 
 /// What is counted from 1.
@@ -395,8 +471,11 @@ fn counted(stored: &StoredEvent, field: &'static str, number: u32) -> Result<Non
 
 fn evidence(stored: &StoredEvent, why: safety::Evidence) -> Result<Evidence, TranslateError> {
     let not_negative = |field, number: i64| {
-        u64::try_from(number)
-            .map_err(|_| TranslateError::OutOfRange { position: stored.position, field, found: number })
+        u64::try_from(number).map_err(|_| TranslateError::OutOfRange {
+            position: stored.position,
+            field,
+            found: number,
+        })
     };
     let payments = why.payments.into_iter().map(|payment| EvidencePayment {
         payment_id: payment.payment_id.map(|id| id.to_string()),
@@ -462,9 +541,22 @@ fn confidence(vouched: report::Confidence) -> Confidence {
 /// event may not be held up by it.
 fn word(theirs: &str) -> String {
     const WORD_MAX: usize = 64;
-    let plain = theirs.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' });
-    let ours: String = plain.skip_while(|c| !c.is_ascii_lowercase()).take(WORD_MAX).collect();
-    if ours.is_empty() { "unknown".to_owned() } else { ours }
+    let plain = theirs.chars().map(|c| {
+        if c.is_ascii_alphanumeric() {
+            c.to_ascii_lowercase()
+        } else {
+            '_'
+        }
+    });
+    let ours: String = plain
+        .skip_while(|c| !c.is_ascii_lowercase())
+        .take(WORD_MAX)
+        .collect();
+    if ours.is_empty() {
+        "unknown".to_owned()
+    } else {
+        ours
+    }
 }
 
 #[cfg(test)]
@@ -498,7 +590,9 @@ mod tests {
             "amount_mismatch_found",
             "payment_safe",
         ];
-        let found: Vec<_> = order_events().map(|event| told(&stored_order(event)).event().to_owned()).collect();
+        let found: Vec<_> = order_events()
+            .map(|event| told(&stored_order(event)).event().to_owned())
+            .collect();
         assert_eq!(found, expected);
         let expected = [
             "started",
@@ -511,7 +605,9 @@ mod tests {
             "canceled",
             "expired",
         ];
-        let found: Vec<_> = payment_events().map(|event| told(&stored_payment(event)).event().to_owned()).collect();
+        let found: Vec<_> = payment_events()
+            .map(|event| told(&stored_payment(event)).event().to_owned())
+            .collect();
         assert_eq!(found, expected);
     }
 
@@ -573,11 +669,20 @@ mod tests {
         let Ok(Some(PublishedEvent::OrderPaymentSafe(safe))) = envelope.decode() else {
             panic!("{envelope:?}")
         };
-        assert_eq!((safe.order_reference.as_str(), safe.epoch.get(), safe.amount.value), ("A-1", 1, 4995));
+        assert_eq!(
+            (safe.order_reference.as_str(), safe.epoch.get(), safe.amount.value),
+            ("A-1", 1, 4995)
+        );
         assert_eq!(safe.evidence.level, SafetyLevel::Safe);
-        assert_eq!((safe.evidence.tolerance_minor, safe.evidence.difference_minor), (10, -5));
+        assert_eq!(
+            (safe.evidence.tolerance_minor, safe.evidence.difference_minor),
+            (10, -5)
+        );
         let payment = &safe.evidence.payments[0];
-        assert_eq!((payment.method.as_str(), payment.state.as_str()), ("ideal", "authorized"));
+        assert_eq!(
+            (payment.method.as_str(), payment.state.as_str()),
+            ("ideal", "authorized")
+        );
         assert_eq!(payment.payment_id, Some(payment_id().to_string()));
     }
 
@@ -598,24 +703,51 @@ mod tests {
     #[test]
     fn an_event_that_cannot_be_read_is_named_and_never_guessed_at() {
         let good = stored_payment(PaymentEvent::PaymentExpired);
-        let newer = StoredEvent { schema_version: 2, ..good.clone() };
+        let newer = StoredEvent {
+            schema_version: 2,
+            ..good.clone()
+        };
         let error = Recorded::read(&newer).unwrap_err();
-        assert!(error.to_string().contains("position 42 has schema version 2"), "{error}");
-        let other = StoredEvent { payload: br#"{"PaymentTeleported":{}}"#.to_vec().into(), ..good.clone() };
-        assert!(matches!(Recorded::read(&other), Err(TranslateError::Unreadable { position: 42, .. })));
-        let other = StoredEvent { aggregate_type: "subscription".to_owned(), ..good.clone() };
-        assert!(matches!(Recorded::read(&other), Err(TranslateError::UnknownAggregate { .. })));
-        let wrong = Recorded::Payment(PaymentEvent::PaymentExpired)
-            .with(Beginning::Order(OrderBeginning { order_reference: "A-1".to_owned() }));
+        assert!(
+            error.to_string().contains("position 42 has schema version 2"),
+            "{error}"
+        );
+        let other = StoredEvent {
+            payload: br#"{"PaymentTeleported":{}}"#.to_vec(),
+            ..good.clone()
+        };
+        assert!(matches!(
+            Recorded::read(&other),
+            Err(TranslateError::Unreadable { position: 42, .. })
+        ));
+        let other = StoredEvent {
+            aggregate_type: "subscription".to_owned(),
+            ..good.clone()
+        };
+        assert!(matches!(
+            Recorded::read(&other),
+            Err(TranslateError::UnknownAggregate { .. })
+        ));
+        let wrong = Recorded::Payment(PaymentEvent::PaymentExpired).with(Beginning::Order(OrderBeginning {
+            order_reference: "A-1".to_owned(),
+        }));
         assert!(wrong.is_none());
-        let other = StoredEvent { metadata: b"{}".to_vec().into(), ..good };
-        assert!(matches!(envelope(&other, None, false), Err(TranslateError::Metadata { .. })));
+        let other = StoredEvent {
+            metadata: b"{}".to_vec(),
+            ..good
+        };
+        assert!(matches!(
+            envelope(&other, None, false),
+            Err(TranslateError::Metadata { .. })
+        ));
     }
 
     fn told(stored: &StoredEvent) -> Envelope {
         let recorded = Recorded::read(stored).unwrap();
         let beginning = match &recorded {
-            Recorded::Order(_) => Beginning::Order(OrderBeginning { order_reference: "A-1".to_owned() }),
+            Recorded::Order(_) => Beginning::Order(OrderBeginning {
+                order_reference: "A-1".to_owned(),
+            }),
             Recorded::Payment(_) => Beginning::Payment(PaymentBeginning {
                 order_id: order_id().to_string(),
                 method: Method::Ideal,
@@ -696,8 +828,15 @@ mod tests {
                 metadata: BTreeMap::from([("channel".to_owned(), "web".to_owned())]),
             },
             OrderEvent::ProviderOrderRegistered { provider },
-            OrderEvent::AttemptOpened { payment_id: payment_id(), method: Method::Ideal, number: 1 },
-            OrderEvent::AttemptClosed { payment_id: payment_id(), closing: Closing::Authorized },
+            OrderEvent::AttemptOpened {
+                payment_id: payment_id(),
+                method: Method::Ideal,
+                number: 1,
+            },
+            OrderEvent::AttemptClosed {
+                payment_id: payment_id(),
+                closing: Closing::Authorized,
+            },
             OrderEvent::ProviderReportObserved {
                 read_no: 3,
                 digest: report.digest(),
@@ -705,14 +844,24 @@ mod tests {
                 not_safe: vec![],
                 policy: "default/1".to_owned(),
             },
-            OrderEvent::OrderPartiallyPaid { ordered: eur(4995), paid: eur(1000) },
-            OrderEvent::OrderPaid { ordered: eur(4995), paid: eur(4990) },
+            OrderEvent::OrderPartiallyPaid {
+                ordered: eur(4995),
+                paid: eur(1000),
+            },
+            OrderEvent::OrderPaid {
+                ordered: eur(4995),
+                paid: eur(4990),
+            },
             OrderEvent::AmountMismatchFound {
                 what: order::Mismatch::PaidAmount,
                 expected: Some(eur(4995)),
                 found: Some(eur(1000)),
             },
-            OrderEvent::ConfidenceReachedSafe { epoch: 1, ordered: eur(4995), evidence },
+            OrderEvent::ConfidenceReachedSafe {
+                epoch: 1,
+                ordered: eur(4995),
+                evidence,
+            },
         ]
         .into_iter()
     }
@@ -730,14 +879,22 @@ mod tests {
         };
         let (operation, deadline) = (payment::Operation::Start, at());
         [
-            PaymentEvent::PaymentStarted { attempt, expires_at: at() },
+            PaymentEvent::PaymentStarted {
+                attempt,
+                expires_at: at(),
+            },
             PaymentEvent::ProviderCallAttempted {
                 operation,
                 attempt: 1,
                 reference: "A-1".to_owned(),
                 deadline,
             },
-            PaymentEvent::ProviderOutcomeUnknown { operation, attempt: 1, class: LossClass::WorkerLost, deadline },
+            PaymentEvent::ProviderOutcomeUnknown {
+                operation,
+                attempt: 1,
+                class: LossClass::WorkerLost,
+                deadline,
+            },
             PaymentEvent::ProviderOutcomeResolved {
                 operation,
                 attempt: 1,
@@ -753,7 +910,10 @@ mod tests {
                 amount: eur(4995),
                 confidence: report::Confidence::AcquirerApproved,
             },
-            PaymentEvent::PaymentFailed { reason: "provider_refused".to_owned(), provider_message: None },
+            PaymentEvent::PaymentFailed {
+                reason: "provider_refused".to_owned(),
+                provider_message: None,
+            },
             PaymentEvent::PaymentCanceled { reason: None },
             PaymentEvent::PaymentExpired,
         ]
@@ -762,12 +922,24 @@ mod tests {
 
     fn stored_order(event: OrderEvent) -> StoredEvent {
         let payload = serde_json::to_vec(&event).unwrap();
-        stored(Order::TYPE, order_id().to_string(), order_id().stream(), event.event_type(), payload)
+        stored(
+            Order::TYPE,
+            order_id().to_string(),
+            order_id().stream(),
+            event.event_type(),
+            payload,
+        )
     }
 
     fn stored_payment(event: PaymentEvent) -> StoredEvent {
         let payload = serde_json::to_vec(&event).unwrap();
-        stored(Payment::TYPE, payment_id().to_string(), payment_id().stream(), event.event_type(), payload)
+        stored(
+            Payment::TYPE,
+            payment_id().to_string(),
+            payment_id().stream(),
+            event.event_type(),
+            payload,
+        )
     }
 
     fn stored(kind: &str, id: String, stream_id: Uuid, event_type: String, payload: Vec<u8>) -> StoredEvent {
@@ -789,8 +961,8 @@ mod tests {
             aggregate_id: id,
             event_type,
             schema_version: 1,
-            payload: payload.into(),
-            metadata: serde_json::to_vec(&metadata).unwrap().into(),
+            payload,
+            metadata: serde_json::to_vec(&metadata).unwrap(),
             recorded_at: at(),
         }
     }

@@ -12,6 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use async_nats::jetstream::{self, ErrorCode, context::GetStreamErrorKind, stream};
+use cqrs_es::{Aggregate as _, DomainEvent};
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use kassa_chassis::config::{Config, Login, Nats as NatsConfig};
@@ -28,38 +29,54 @@ use kassa_infra::{
 };
 use kassa_relay::{RelayError, Translator};
 use secrecy::SecretString;
-use tokio::task::{JoinHandle, block_in_place};
+use tokio::{
+    sync::OnceCell,
+    task::{JoinHandle, block_in_place},
+};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-
-use cqrs_es::{Aggregate as _, DomainEvent};
 
 /// Generous, as the machine may be building something else; nothing waits longer than it must.
 const DEADLINE: Duration = Duration::from_secs(60);
 const SHOP: &str = "demo-shop";
+const TEMPLATE: &str = "migrated";
 const PASSWORD: &str = "only for this test";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_stored_event_is_in_the_stream_at_its_position_under_its_id() -> Result<()> {
     let world = World::start().await?;
-    let relay = world.relay();
+    let mut relay = world.relay();
     world.store.append(order(0)).await?;
-    world.wait_for(1).await?;
+    relay.reaches(1, &world).await?;
     let alone = world.message(1).await?;
     assert_eq!(alone.header("Nats-Batch-Id"), None, "one event needs no batch");
+    assert_eq!(
+        alone.header("Nats-Expected-Last-Sequence").as_deref(),
+        Some("0"),
+        "and is fenced"
+    );
     relay.shut_down().await?;
 
     for n in 1..=500 {
         world.store.append(order_and_attempt(n)).await?;
     }
-    let relay = world.relay();
-    world.wait_for(1_501).await?;
+    let mut relay = world.relay();
+    relay.reaches(1_501, &world).await?;
     let messages = world.check().await?;
     let batches = |range: std::ops::Range<usize>| -> BTreeSet<_> {
-        messages[range].iter().map(|message| message.header("Nats-Batch-Id")).collect()
+        messages[range]
+            .iter()
+            .map(|message| message.header("Nats-Batch-Id"))
+            .collect()
     };
     assert_eq!(batches(1..1_001).len(), 1, "a thousand events are one batch");
     assert!(batches(1..1_001).is_disjoint(&batches(1_001..1_501)));
+    let fenced: Vec<_> = messages
+        .iter()
+        .filter_map(|message| Some((message.sequence, message.header("Nats-Expected-Last-Sequence")?)))
+        .collect();
+    let expected = [(1, "0"), (2, "1"), (1_002, "1001")].map(|(sequence, last)| (sequence, last.to_owned()));
+    assert_eq!(fenced, expected, "each batch is fenced by its first message");
     relay.shut_down().await
 }
 
@@ -69,13 +86,18 @@ async fn an_event_reaches_subscribers_of_the_live_subjects_once_it_is_stored() -
     let shipment = world.connect("shipment").await?;
     let mut live = shipment.subscribe("kassa.live.>").await?;
     shipment.flush().await?;
-    let relay = world.relay();
+    let mut relay = world.relay();
     world.store.append(order_and_attempt(1)).await?;
-    world.wait_for(3).await?;
+    relay.reaches(3, &world).await?;
     for stored in world.store.read_log(0, 0, 10).await? {
-        let message = tokio::time::timeout(DEADLINE, live.next()).await?.context("a live copy")?;
+        let message = tokio::time::timeout(DEADLINE, live.next())
+            .await?
+            .context("a live copy")?;
         let envelope = world.translator().envelope(&stored).await?;
-        assert_eq!(message.subject.as_str(), envelope.nats_subject().live().to_string());
+        assert_eq!(
+            message.subject.as_str(),
+            envelope.nats_subject().live().to_string()
+        );
         assert_eq!(message.payload, envelope.to_json()?);
         let headers = message.headers.context("headers")?;
         let id = headers.get("Nats-Msg-Id").context("an id")?;
@@ -88,11 +110,13 @@ async fn an_event_reaches_subscribers_of_the_live_subjects_once_it_is_stored() -
 async fn two_relays_at_once_neither_double_an_event_nor_leave_one_out() -> Result<()> {
     let world = World::start().await?;
     let other_store = world.another_store().await?;
-    let relays = [world.relay(), world.relay_of(other_store, u64::MAX)];
+    let mut relays = [world.relay(), world.relay_of(other_store, u64::MAX)];
     for n in 0..200 {
         world.store.append(order_and_attempt(n)).await?;
     }
-    world.wait_for(600).await?;
+    for relay in &mut relays {
+        relay.reaches(600, &world).await?;
+    }
     world.check().await?;
     for relay in relays {
         relay.shut_down().await?;
@@ -111,14 +135,14 @@ async fn a_relay_that_is_cut_off_again_and_again_neither_doubles_an_event_nor_le
         anyhow::Ok(())
     });
     for least in (50..=500).step_by(50) {
-        let relay = world.relay();
-        world.wait_for(least).await?;
+        let mut relay = world.relay();
+        relay.reaches(least, &world).await?;
         // At whatever it is doing just then.
         relay.task.abort();
     }
     writer.await??;
-    let relay = world.relay();
-    world.wait_for(600).await?;
+    let mut relay = world.relay();
+    relay.reaches(600, &world).await?;
     world.check().await?;
     relay.shut_down().await
 }
@@ -126,11 +150,11 @@ async fn a_relay_that_is_cut_off_again_and_again_neither_doubles_an_event_nor_le
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_that_was_lost_with_its_server_comes_back_as_it_was() -> Result<()> {
     let mut world = World::start().await?;
-    let relay = world.relay();
+    let mut relay = world.relay();
     for n in 0..20 {
         world.store.append(order_and_attempt(n)).await?;
     }
-    world.wait_for(60).await?;
+    relay.reaches(60, &world).await?;
     let before = world.check().await?;
 
     block_in_place(|| {
@@ -139,7 +163,7 @@ async fn a_stream_that_was_lost_with_its_server_comes_back_as_it_was() -> Result
         world.nats.restart()
     })?;
     // Nothing new was stored: that the stream is gone is noticed all the same.
-    world.wait_for(60).await?;
+    relay.reaches(60, &world).await?;
     let after = world.check().await?;
     assert_eq!(before.len(), after.len());
     for (before, after) in before.iter().zip(&after) {
@@ -147,7 +171,7 @@ async fn a_stream_that_was_lost_with_its_server_comes_back_as_it_was() -> Result
     }
 
     world.store.append(order_and_attempt(20)).await?;
-    world.wait_for(63).await?;
+    relay.reaches(63, &world).await?;
     world.check().await?;
     relay.shut_down().await
 }
@@ -155,13 +179,13 @@ async fn a_stream_that_was_lost_with_its_server_comes_back_as_it_was() -> Result
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_killed_between_events_costs_none_of_them() -> Result<()> {
     let mut world = World::start().await?;
-    let relay = world.relay();
+    let mut relay = world.relay();
     world.store.append(order_and_attempt(0)).await?;
-    world.wait_for(3).await?;
+    relay.reaches(3, &world).await?;
     block_in_place(|| world.nats.kill())?;
     world.store.append(order_and_attempt(1)).await?;
     block_in_place(|| world.nats.restart())?;
-    world.wait_for(6).await?;
+    relay.reaches(6, &world).await?;
     world.check().await?;
     relay.shut_down().await
 }
@@ -173,9 +197,15 @@ async fn a_new_stream_begins_with_the_newest_events_and_keeps_their_positions() 
         world.store.append(order_and_attempt(n)).await?;
     }
     // The first events of the order and the attempt at its beginning are older than it.
-    let relay = world.relay_of(world.store.clone(), 5);
-    world.wait_for(30).await?;
-    let info = world.admin().await?.get_stream("KASSA_EVENTS").await?.get_info().await?;
+    let mut relay = world.relay_of(world.store.clone(), 5);
+    relay.reaches(30, &world).await?;
+    let info = world
+        .admin()
+        .await?
+        .get_stream("KASSA_EVENTS")
+        .await?
+        .get_info()
+        .await?;
     assert_eq!((info.state.first_sequence, info.state.messages), (26, 5));
     world.check_from(26).await?;
     relay.shut_down().await
@@ -184,18 +214,29 @@ async fn a_new_stream_begins_with_the_newest_events_and_keeps_their_positions() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_is_no_event_stops_the_relay() -> Result<()> {
     let world = World::start().await?;
-    let relay = world.relay();
+    let mut relay = world.relay();
     world.store.append(order_and_attempt(0)).await?;
-    world.wait_for(3).await?;
+    relay.reaches(3, &world).await?;
     let subject = world.message(1).await?.subject;
-    world.admin().await?.publish(subject, "forged".into()).await?.await?;
+    world
+        .admin()
+        .await?
+        .publish(subject, "forged".into())
+        .await?
+        .await?;
 
     let error = relay.failed().await?;
-    assert!(matches!(error, RelayError::Ahead { last: 4, head: 3, .. }), "{error}");
+    assert!(
+        matches!(error, RelayError::Ahead { last: 4, head: 3, .. }),
+        "{error}"
+    );
     // Also when the store has an event at that position by now.
     world.store.append(order(1)).await?;
     let error = world.relay().failed().await?;
-    assert!(matches!(error, RelayError::OtherContent { position: 4, .. }), "{error}");
+    assert!(
+        matches!(error, RelayError::OtherContent { position: 4, .. }),
+        "{error}"
+    );
     assert_eq!(world.message(4).await?.payload, "forged", "nothing was repaired");
     Ok(())
 }
@@ -203,9 +244,9 @@ async fn a_message_that_is_no_event_stops_the_relay() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_with_equal_numbers_and_another_history_stops_the_relay() -> Result<()> {
     let world = World::start().await?;
-    let relay = world.relay();
+    let mut relay = world.relay();
     world.store.append(order_and_attempt(0)).await?;
-    world.wait_for(3).await?;
+    relay.reaches(3, &world).await?;
     relay.shut_down().await?;
 
     let restored = world.another_database().await?;
@@ -213,9 +254,39 @@ async fn a_store_with_equal_numbers_and_another_history_stops_the_relay() -> Res
     restored.append(order_and_attempt(2)).await?;
     let error = world.relay_of(restored, u64::MAX).failed().await?;
     let text = error.to_string();
-    assert!(matches!(error, RelayError::OtherContent { position: 3, .. }), "{error}");
-    assert!(text.contains("KASSA_EVENTS") && text.contains("at 3") && text.contains("another history"), "{text}");
+    assert!(
+        matches!(error, RelayError::OtherContent { position: 3, .. }),
+        "{error}"
+    );
+    assert!(
+        text.contains("KASSA_EVENTS") && text.contains("at 3") && text.contains("another history"),
+        "{text}"
+    );
     world.check().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_position_that_is_missing_stops_the_relay_before_it() -> Result<()> {
+    let world = World::start().await?;
+    world.store.append(order_and_attempt(0)).await?;
+    let (client, connection) = connect_postgres(&world.database).await?;
+    let deleted = client
+        .execute("DELETE FROM events WHERE position = 2", &[])
+        .await?;
+    assert_eq!(deleted, 1);
+    drop(client);
+    connection.await??;
+    let error = world.relay().failed().await?;
+    assert!(matches!(error, RelayError::Gap { after: 1, found: 3 }), "{error}");
+    let info = world
+        .admin()
+        .await?
+        .get_stream("KASSA_EVENTS")
+        .await?
+        .get_info()
+        .await?;
+    assert_eq!(info.state.messages, 0, "nothing of that batch was published");
     Ok(())
 }
 
@@ -229,26 +300,39 @@ async fn a_stream_with_other_settings_is_refused_by_the_name_of_the_setting() ->
     };
     world.admin().await?.create_stream(&old).await?;
     let error = world.relay().failed().await?;
-    let RelayError::Drift { stream, setting, .. } = &error else { bail!("{error}") };
+    let RelayError::Drift { stream, setting, .. } = &error else {
+        bail!("{error}")
+    };
     assert_eq!(stream, "KASSA_EVENTS");
     assert!(error.to_string().contains(setting), "{error}");
-    let info = world.admin().await?.get_stream("KASSA_EVENTS").await?.get_info().await?;
-    assert!(!info.config.allow_atomic_publish && info.config.republish.is_none(), "nothing was changed");
+    let info = world
+        .admin()
+        .await?
+        .get_stream("KASSA_EVENTS")
+        .await?
+        .get_info()
+        .await?;
+    assert!(
+        !info.config.allow_atomic_publish && info.config.republish.is_none(),
+        "nothing was changed"
+    );
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_setting_that_is_changed_by_hand_stops_a_running_relay() -> Result<()> {
     let world = World::start().await?;
-    let relay = world.relay();
+    let mut relay = world.relay();
     world.store.append(order(0)).await?;
-    world.wait_for(1).await?;
+    relay.reaches(1, &world).await?;
     let admin = world.admin().await?;
     let mut config = admin.get_stream("KASSA_EVENTS").await?.get_info().await?.config;
     config.max_age = Duration::from_hours(24);
     admin.update_stream(&config).await?;
     let error = relay.failed().await?;
-    let RelayError::Drift { setting, found, .. } = &error else { bail!("{error}") };
+    let RelayError::Drift { setting, found, .. } = &error else {
+        bail!("{error}")
+    };
     assert_eq!((setting.as_str(), found.as_str()), ("max_age", "86400000000000"));
     Ok(())
 }
@@ -260,6 +344,14 @@ struct Running {
 }
 
 impl Running {
+    /// Until the stream ends at or after `position`.
+    async fn reaches(&mut self, position: u64, world: &World) -> Result<()> {
+        tokio::select! {
+            reached = world.wait_for(position) => reached,
+            ended = &mut self.task => bail!("the relay ended before {position}: {:?}", ended?),
+        }
+    }
+
     async fn shut_down(self) -> Result<()> {
         self.shutdown.cancel();
         tokio::time::timeout(DEADLINE, self.task).await??
@@ -290,7 +382,15 @@ impl Message {
 
     /// All but the fence and the batch, which say how it got there.
     fn comparable(&self) -> (u64, &str, Vec<(String, String)>, &[u8]) {
-        let kept = ["Content-Type", "Nats-Msg-Id", "ce-id", "ce-type", "ce-source", "ce-subject", "ce-time"];
+        let kept = [
+            "Content-Type",
+            "Nats-Msg-Id",
+            "ce-id",
+            "ce-type",
+            "ce-source",
+            "ce-subject",
+            "ce-time",
+        ];
         let headers = kept.map(|name| (name.to_owned(), self.header(name).unwrap_or_default()));
         (self.sequence, &self.subject, headers.to_vec(), &self.payload)
     }
@@ -329,7 +429,13 @@ impl World {
         let (servers, nats) = block_in_place(|| anyhow::Ok((Servers::shared()?, Nats::start(&options)?)))?;
         let database = servers.database().await?;
         let store = connect_store(&database).await?;
-        Ok(Self { store, database, nats, servers, _folder: folder })
+        Ok(Self {
+            store,
+            database,
+            nats,
+            servers,
+            _folder: folder,
+        })
     }
 
     async fn another_store(&self) -> Result<Store> {
@@ -370,7 +476,8 @@ impl World {
     }
 
     async fn connect(&self, user: &str) -> Result<async_nats::Client> {
-        let options = async_nats::ConnectOptions::with_user_and_password(user.to_owned(), PASSWORD.to_owned());
+        let options =
+            async_nats::ConnectOptions::with_user_and_password(user.to_owned(), PASSWORD.to_owned());
         Ok(options.connect(self.nats.url()).await?)
     }
 
@@ -378,7 +485,6 @@ impl World {
         Ok(jetstream::new(self.connect("admin").await?))
     }
 
-    /// Until the stream ends at or after `position`.
     async fn wait_for(&self, position: u64) -> Result<()> {
         let admin = self.admin().await?;
         until(&format!("the stream reaches {position}"), || async {
@@ -410,7 +516,10 @@ impl World {
         let stream = self.admin().await?.get_stream("KASSA_EVENTS").await?;
         let state = &stream.cached_info().state;
         let head = u64::try_from(self.store.head(0).await?)?;
-        assert_eq!((state.first_sequence, state.last_sequence, state.deleted_count), (first, head, None));
+        assert_eq!(
+            (state.first_sequence, state.last_sequence, state.deleted_count),
+            (first, head, None)
+        );
         let stored = self.store.read_log(0, i64::try_from(first)? - 1, 10_000).await?;
         assert_eq!(u64::try_from(stored.len())?, state.messages);
         let mut translator = self.translator();
@@ -447,17 +556,24 @@ async fn until<F: Future<Output = Result<bool>>>(what: &str, condition: impl Fn(
         }
         anyhow::Ok(())
     };
-    tokio::time::timeout(DEADLINE, reached).await.with_context(|| format!("waited in vain until {what}"))?
+    tokio::time::timeout(DEADLINE, reached)
+        .await
+        .with_context(|| format!("waited in vain until {what}"))?
 }
 
 async fn connect_store(url: &str) -> Result<Store> {
-    let config = StoreConfig { url: url.to_owned(), pool_size: 4, app_role: true };
+    let config = StoreConfig {
+        url: url.to_owned(),
+        pool_size: 4,
+    };
     Ok(Store::connect(config).await?)
 }
 
 /// The database server; the last test that holds it ends it.
 struct Servers {
     postgres: Postgres,
+    /// Migrated once; the tests' databases are copies.
+    template: OnceCell<()>,
     _folder: tempfile::TempDir,
 }
 
@@ -475,35 +591,59 @@ impl Servers {
             bin_dir: None,
             cache_dir: cache_dir(),
         };
-        let servers = Arc::new(Self { postgres: Postgres::start(&options)?, _folder: folder });
+        let servers = Arc::new(Self {
+            postgres: Postgres::start(&options)?,
+            template: OnceCell::new(),
+            _folder: folder,
+        });
         *shared = Arc::downgrade(&servers);
         Ok(servers)
     }
 
     /// A new one with all tables; its address.
     async fn database(&self) -> Result<String> {
+        self.template.get_or_try_init(|| self.make_template()).await?;
         let name = format!("test_{}", Uuid::new_v4().simple());
-        let (client, connection) =
-            tokio_postgres::connect(&self.postgres.url("postgres"), tokio_postgres::NoTls).await?;
-        let connection = tokio::spawn(connection);
-        client.batch_execute(&format!("CREATE DATABASE {name}")).await?;
+        let (client, connection) = connect_postgres(&self.postgres.url("postgres")).await?;
+        client
+            .batch_execute(&format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}"))
+            .await?;
         drop(client);
         connection.await??;
-        let url = self.postgres.url(&name);
-        let (mut client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await?;
-        let connection = tokio::spawn(connection);
-        kassa_migrations::migrate(&mut client).await?;
-        drop(client);
-        connection.await??;
-        Ok(url)
+        Ok(self.postgres.url(&name))
     }
+
+    async fn make_template(&self) -> Result<()> {
+        let (client, connection) = connect_postgres(&self.postgres.url("postgres")).await?;
+        client
+            .batch_execute(&format!("CREATE DATABASE {TEMPLATE}"))
+            .await?;
+        drop(client);
+        connection.await??;
+        let (mut client, connection) = connect_postgres(&self.postgres.url(TEMPLATE)).await?;
+        kassa_migrations::migrate(&mut client).await?;
+        // A database that somebody is in cannot be copied.
+        drop(client);
+        connection.await??;
+        Ok(())
+    }
+}
+
+type Connection = JoinHandle<Result<(), tokio_postgres::Error>>;
+
+async fn connect_postgres(url: &str) -> Result<(tokio_postgres::Client, Connection)> {
+    let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await?;
+    Ok((client, tokio::spawn(connection)))
 }
 
 /// Below the target folder, and open for the user that the database server runs as.
 fn folder(name: &str) -> Result<tempfile::TempDir> {
     let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     let mut builder = tempfile::Builder::new();
-    Ok(builder.prefix(name).permissions(permissions).tempdir_in(env!("CARGO_TARGET_TMPDIR"))?)
+    Ok(builder
+        .prefix(name)
+        .permissions(permissions)
+        .tempdir_in(env!("CARGO_TARGET_TMPDIR"))?)
 }
 
 /// Where servers that had to be fetched are kept, for all crates.
@@ -515,14 +655,22 @@ fn cache_dir() -> PathBuf {
 fn order(n: u32) -> Append {
     let order = new_order(n);
     let created = created(n);
-    append(n, vec![touch(order.stream())], vec![order_event(order, 1, &created)])
+    append(
+        n,
+        vec![touch(order.stream())],
+        vec![order_event(order, 1, &created)],
+    )
 }
 
 /// An order and its first attempt: three events in two streams, one of them internal.
 fn order_and_attempt(n: u32) -> Append {
     let order = new_order(n);
     let payment = PaymentId::new(order, command(n));
-    let opened = OrderEvent::AttemptOpened { payment_id: payment, method: Method::Ideal, number: 1 };
+    let opened = OrderEvent::AttemptOpened {
+        payment_id: payment,
+        method: Method::Ideal,
+        number: 1,
+    };
     let started = PaymentEvent::PaymentStarted {
         attempt: Attempt {
             payment_id: payment,
@@ -538,7 +686,14 @@ fn order_and_attempt(n: u32) -> Append {
     let events = vec![
         order_event(order, 1, &created(n)),
         order_event(order, 2, &opened),
-        new_event(order, payment.stream(), Payment::TYPE, payment.to_string(), 1, &started),
+        new_event(
+            order,
+            payment.stream(),
+            Payment::TYPE,
+            payment.to_string(),
+            1,
+            &started,
+        ),
     ];
     append(n, vec![touch(order.stream()), touch(payment.stream())], events)
 }
@@ -555,12 +710,16 @@ fn append(n: u32, touches: Vec<Touch>, events: Vec<NewEvent>) -> Append {
         done_timers: vec![],
         vault: vec![],
         reads: vec![],
-        recorded_at: Timestamp::from_microsecond(1_763_970_000_123_456 + i64::from(n)).expect("a time of our time"),
+        recorded_at: Timestamp::from_microsecond(1_763_970_000_123_456 + i64::from(n))
+            .expect("a time of our time"),
     }
 }
 
 fn touch(stream_id: Uuid) -> Touch {
-    Touch { stream_id, expected: 0 }
+    Touch {
+        stream_id,
+        expected: 0,
+    }
 }
 
 fn created(n: u32) -> OrderEvent {
@@ -581,7 +740,14 @@ fn created(n: u32) -> OrderEvent {
 }
 
 fn order_event(order: OrderId, version: i64, event: &OrderEvent) -> NewEvent {
-    new_event(order, order.stream(), Order::TYPE, order.to_string(), version, event)
+    new_event(
+        order,
+        order.stream(),
+        Order::TYPE,
+        order.to_string(),
+        version,
+        event,
+    )
 }
 
 fn new_event<E: DomainEvent + serde::Serialize>(

@@ -1,199 +1,807 @@
-//! How does a shipment service hear of safe orders? A durable pull consumer: read, store with the effect, acknowledge.
+//! How is every permission to ship taken from the bus, whatever breaks meanwhile?
+//!
+//! Per message: judge it; in one transaction, record it in the inbox and let the handler act; commit; only then
+//! acknowledge. A crash between any two steps repeats the message, and the inbox knows it.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::error::Error;
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
 
-use async_nats::jetstream::{
-    self, AckKind, Message,
-    consumer::{AckPolicy, Consumer as NatsConsumer, DeliverPolicy, pull},
-};
-use futures::StreamExt as _;
-use kassa_events_schema::{
-    envelope::Envelope,
-    event::PublishedEvent,
-    order::PaymentSafe,
-    subject::{SHIP, STREAM},
-};
-use tokio_postgres::{Client, NoTls, Transaction};
+use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, PullConsumer, pull};
+use async_nats::jetstream::stream::ConsumerErrorKind;
+use async_nats::jetstream::{AckKind, Context, ErrorCode, Message};
+use async_nats::{ConnectOptions, ServerAddr};
+use futures::{FutureExt, StreamExt};
+use kassa_events_schema::order::PaymentSafe;
+use kassa_events_schema::subject;
+use tokio_postgres::Transaction;
+use tokio_postgres::error::SqlState;
 use tokio_util::sync::CancellationToken;
 
-use crate::inbox;
+use crate::database::{Database, Session};
+use crate::inbox::Inbox;
+use crate::judge::{Permission, judge};
+use crate::stats::Stats;
 
-/// Longer than a handler and a commit take.
+/// How long the server waits for an acknowledgement before it delivers again.
 const ACK_WAIT: Duration = Duration::from_secs(30);
-/// Fetched ahead: a slow shop must not hold thousands of messages that another instance could take.
-const IN_FLIGHT: i64 = 256;
+/// The most that one message may take, handler and commit together: less than [`ACK_WAIT`], so that a repeat does not run
+/// beside the first.
+const WORK_MAX: Duration = Duration::from_secs(20);
+/// Unacknowledged messages over all instances: several pulls of a few instances, and no more than what a database that
+/// comes back can be asked again for at once.
+const ACK_PENDING_MAX: i64 = 64;
+/// Messages per pull. Few, because those that wait behind a slow handler count against [`ACK_WAIT`].
+const PULL_BATCH: usize = 16;
+/// A pull is renewed after this; short, so that one that the server forgot is soon replaced.
+const PULL_EXPIRES: Duration = Duration::from_secs(10);
+/// Twice this without a sign of life, and the durable is looked for again.
+const PULL_HEARTBEAT: Duration = Duration::from_secs(1);
+/// First and last pause before a bus or database that is away is tried again. A shipment may wait two seconds more for it,
+/// and a hundred instances trying every two seconds are no load.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// First and last pause before an event is delivered again to a handler that failed. Repeats never end: giving up on a paid
+/// order is for a person, who sees [`Stats::failed`].
+const AGAIN_MIN: Duration = Duration::from_secs(1);
+const AGAIN_MAX: Duration = Duration::from_secs(60);
+/// How long the last acknowledgements get to leave at a shutdown. Lost ones only cost a repeat.
+const FLUSH_MAX: Duration = Duration::from_secs(2);
 
-/// What the consumer has done so far.
-#[derive(Debug, Default)]
-pub struct Stats {
-    released: AtomicU64,
-    duplicates: AtomicU64,
-    refused: AtomicU64,
+/// Where to read.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// `nats://host:port`, several separated by commas; user and password go into the connection's options.
+    pub url: String,
+    /// The stream of a part: [`subject::STREAM`] for part 0, [`subject::stream_name`] for others, one consumer each.
+    pub stream: String,
+    /// Name of the durable, the same for all instances of one service and for no other service.
+    pub durable: String,
 }
 
-impl Stats {
-    /// Orders released to the handler and committed.
-    pub fn released(&self) -> u64 {
-        self.released.load(Ordering::Relaxed)
-    }
-
-    /// Deliveries of what was released before.
-    pub fn duplicates(&self) -> u64 {
-        self.duplicates.load(Ordering::Relaxed)
-    }
-
-    /// Messages that could not be read, or contradicted themselves: never shipped.
-    pub fn refused(&self) -> u64 {
-        self.refused.load(Ordering::Relaxed)
+impl Settings {
+    /// Part 0, which is all there is on one machine.
+    #[must_use]
+    pub fn new(url: impl Into<String>, durable: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            stream: subject::STREAM.to_owned(),
+            durable: durable.into(),
+        }
     }
 }
 
-/// What the shop does with a safe order, inside the inbox's transaction. An error undoes it all, and it is tried again.
-pub trait Release: Send + Sync {
-    fn release(
-        &self,
-        safe: &PaymentSafe,
-        transaction: &Transaction<'_>,
-    ) -> impl Future<Output = Result<(), BoxError>> + Send;
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the URL: somebody may have put a password into it.
+        let Self {
+            url: _,
+            stream,
+            durable,
+        } = self;
+        f.debug_struct("Settings")
+            .field("stream", stream)
+            .field("durable", durable)
+            .finish_non_exhaustive()
+    }
 }
 
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+/// Why a consumer could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// A name that JetStream does not take.
+    #[error("{what} name {name:?} is empty or has a dot, wildcard or space")]
+    Name {
+        /// Stream or durable.
+        what: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// Not an address.
+    #[error("nats url is not of the form nats://host:port, several separated by commas")]
+    Url(#[source] std::io::Error),
+    /// The client would pass over them and be refused.
+    #[error("nats url holds a user or password: give them to the connect options instead")]
+    Secret,
+    /// NATS is away, or does not let us in.
+    #[error("cannot connect to nats")]
+    Nats(#[from] async_nats::ConnectError),
+    /// Postgres is away, or does not let us in.
+    #[error("cannot connect to the shipment database")]
+    Database(#[from] tokio_postgres::Error),
+}
 
-/// A consumer that has not begun yet.
-#[derive(Debug, Clone)]
+/// Why a consumer gave up: only what waiting cannot mend.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConsumeError {
+    /// A durable of this name has other settings; with some, orders would be missed.
+    #[error(
+        "durable {durable:?} has {setting} {found}, wanted {wanted}: take another name, or delete it, which repeats \
+         deliveries and loses none"
+    )]
+    DurableDiffers {
+        /// Its name.
+        durable: String,
+        /// Which setting.
+        setting: &'static str,
+        /// As it is.
+        found: String,
+        /// As it should be.
+        wanted: String,
+    },
+    /// The tables are missing, or this role may not write them.
+    #[error(
+        "shipment tables cannot be used: call Inbox::prepare, or grant insert and select on schema shipment_service"
+    )]
+    NotPrepared(#[source] tokio_postgres::Error),
+}
+
+/// What stopped the reading for now.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    #[error("shipment database failed")]
+    Database(#[from] tokio_postgres::Error),
+    #[error("durable cannot be looked up")]
+    LookUp(#[source] async_nats::Error),
+    #[error("durable cannot be made")]
+    Make(#[source] async_nats::Error),
+    #[error("pulling from the durable failed")]
+    Pull(#[source] async_nats::Error),
+    #[error("pulling from the durable ended")]
+    Ended,
+    #[error("event took longer than {} s", WORK_MAX.as_secs())]
+    Slow,
+    #[error(transparent)]
+    GiveUp(#[from] ConsumeError),
+}
+
+/// What became of an attempt to release.
+enum Outcome {
+    Released,
+    Duplicate,
+    Failed(Box<dyn Error + Send + Sync>),
+}
+
+/// Reads `payment_safe` and releases each order once.
+#[derive(Debug)]
 pub struct Consumer {
-    /// With the shipment login.
-    nats: async_nats::Client,
-    /// The shop's own database.
-    database: String,
-    durable: String,
+    settings: Settings,
+    jetstream: Context,
+    database: Database,
+    session: Option<Session>,
     stats: Arc<Stats>,
 }
 
-#[derive(Debug, thiserror::Error)]
-enum Interrupted {
-    #[error("the shop's database: {0}")]
-    Database(#[from] tokio_postgres::Error),
-    #[error("NATS: {0}")]
-    Nats(BoxError),
-    #[error("the shop's handler: {0}")]
-    Handler(BoxError),
-}
-
 impl Consumer {
-    /// `durable` names this service on the bus: two instances under one name share the work.
-    pub fn new(nats: async_nats::Client, database: impl Into<String>, durable: impl Into<String>) -> Self {
-        Self { nats, database: database.into(), durable: durable.into(), stats: Arc::default() }
-    }
-
-    pub fn stats(&self) -> Arc<Stats> {
-        self.stats.clone()
-    }
-
-    /// Consumes until `shutdown`; goes on by itself after any interruption.
-    pub async fn run(&self, handler: &impl Release, shutdown: CancellationToken) {
-        let mut pause = PAUSE_MIN;
-        while !shutdown.is_cancelled() {
-            let began = std::time::Instant::now();
-            match self.session(handler, &shutdown).await {
-                Ok(()) => return,
-                Err(error) => tracing::warn!(durable = self.durable, %error, "interrupted; it goes on shortly"),
+    /// Connects to both servers once, so that a wrong address or password shows at the start. `options` say who we are
+    /// (user, credentials, TLS); how often to reconnect is set here.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn connect(
+        settings: Settings,
+        options: ConnectOptions,
+        database: Database,
+    ) -> Result<Self, ConnectError> {
+        for (what, name) in [("stream", &settings.stream), ("durable", &settings.durable)] {
+            if name.is_empty()
+                || name.contains(|c: char| c.is_whitespace() || matches!(c, '.' | '*' | '>' | '/' | '\\'))
+            {
+                return Err(ConnectError::Name {
+                    what,
+                    name: name.clone(),
+                });
             }
-            if began.elapsed() > PAUSE_MAX {
-                pause = PAUSE_MIN;
-            }
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                () = tokio::time::sleep(pause) => {}
-            }
-            pause = (pause * 2).min(PAUSE_MAX);
         }
+        let servers = settings
+            .url
+            .split(',')
+            .map(|url| url.trim().parse())
+            .collect::<Result<Vec<ServerAddr>, _>>();
+        let servers = servers.map_err(ConnectError::Url)?;
+        if servers
+            .iter()
+            .any(|server| server.has_user_pass() || server.password().is_some())
+        {
+            return Err(ConnectError::Secret);
+        }
+        let session = database.connect().await?;
+        let client = options
+            .name(format!("shipment {}", settings.durable))
+            .max_reconnects(None)
+            .reconnect_delay_callback(pause)
+            .connect(servers)
+            .await?;
+        let jetstream = async_nats::jetstream::new(client);
+        Ok(Self {
+            settings,
+            jetstream,
+            database,
+            session: Some(session),
+            stats: Arc::default(),
+        })
     }
 
-    async fn session(&self, handler: &impl Release, shutdown: &CancellationToken) -> Result<(), Interrupted> {
-        let (mut client, connection) = tokio_postgres::connect(&self.database, NoTls).await?;
-        // Ends with the client.
-        tokio::spawn(connection);
-        inbox::prepare(&mut client).await?;
-        let jetstream = jetstream::new(self.nats.clone());
-        let stream = jetstream.get_stream_no_info(STREAM).await.map_err(|error| Interrupted::Nats(error.into()))?;
-        let wanted = pull::Config {
-            durable_name: Some(self.durable.clone()),
-            filter_subject: SHIP.to_owned(),
-            ack_policy: AckPolicy::Explicit,
-            ack_wait: ACK_WAIT,
-            max_ack_pending: IN_FLIGHT,
-            // From the beginning, also when the stream was made anew: the inbox knows what was released.
-            deliver_policy: DeliverPolicy::All,
-            ..Default::default()
+    /// The counters; they live on after [`Consumer::run`].
+    #[must_use]
+    pub fn stats(&self) -> Arc<Stats> {
+        Arc::clone(&self.stats)
+    }
+
+    /// Releases orders until the shutdown; an event under way is finished first.
+    ///
+    /// The handler gets the event and the transaction in which it is recorded: what it writes there happens exactly once.
+    /// What it does elsewhere must be idempotent by `(order_id, epoch)`. It must neither commit nor roll back; with its
+    /// error, or after 20 s, everything is rolled back and the event comes again. Events are handled one at a time, in no
+    /// promised order; start several instances for more.
+    ///
+    /// # Errors
+    /// [`ConsumeError`], only for what waiting cannot mend.
+    pub async fn run<H, E>(mut self, handler: H, shutdown: CancellationToken) -> Result<(), ConsumeError>
+    where
+        H: AsyncFn(&PaymentSafe, &Transaction<'_>) -> Result<(), E>,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let mut failures = 0;
+        while !shutdown.is_cancelled() {
+            let trouble = match self.consume(&handler, &shutdown, &mut failures).await {
+                Ok(()) => break,
+                Err(Trouble::GiveUp(error)) => return Err(error),
+                Err(trouble) => trouble,
+            };
+            let pause = pause(failures);
+            failures = failures.saturating_add(1);
+            tracing::warn!(
+                error = &trouble as &dyn Error,
+                durable = self.settings.durable,
+                pause_ms = pause.as_millis(),
+                "not reading permissions to ship, trying again"
+            );
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = shutdown.cancelled() => {}
+            }
+        }
+        match tokio::time::timeout(FLUSH_MAX, self.jetstream.client().flush()).await {
+            Ok(Ok(())) => {}
+            _ => tracing::warn!("last acknowledgements may not have arrived, their events will come again"),
+        }
+        Ok(())
+    }
+
+    /// Reads until the shutdown (`Ok`) or until something breaks.
+    async fn consume<H, E>(
+        &mut self,
+        handler: &H,
+        shutdown: &CancellationToken,
+        failures: &mut usize,
+    ) -> Result<(), Trouble>
+    where
+        H: AsyncFn(&PaymentSafe, &Transaction<'_>) -> Result<(), E>,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let mut messages = tokio::select! {
+            messages = self.open() => messages?,
+            () = shutdown.cancelled() => return Ok(()),
         };
-        let consumer: NatsConsumer<pull::Config> = stream
-            .get_or_create_consumer(&self.durable, wanted)
-            .await
-            .map_err(|error| Interrupted::Nats(error.into()))?;
-        let mut messages = consumer
+        let end = loop {
+            let message = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break Ok(()),
+                message = messages.next() => message,
+            };
+            let settled = match message {
+                Some(Ok(message)) => self.settle(&message, handler).await,
+                Some(Err(error)) => Err(Trouble::Pull(error.into())),
+                None => Err(Trouble::Ended),
+            };
+            match settled {
+                Ok(()) => *failures = 0,
+                Err(trouble) => break Err(trouble),
+            }
+        };
+        give_back(messages).await;
+        end
+    }
+
+    /// A connection that works, and a durable to pull from.
+    async fn open(&mut self) -> Result<pull::Stream, Trouble> {
+        self.session().await?;
+        let durable = self.durable().await?;
+        durable
             .stream()
-            .max_messages_per_batch(usize::try_from(IN_FLIGHT).unwrap_or(1))
-            // A lost server or consumer is noticed after two missed heartbeats.
-            .heartbeat(Duration::from_millis(500))
-            .expires(Duration::from_secs(5))
+            .max_messages_per_batch(PULL_BATCH)
+            .expires(PULL_EXPIRES)
+            .heartbeat(PULL_HEARTBEAT)
             .messages()
             .await
-            .map_err(|error| Interrupted::Nats(error.into()))?;
-        loop {
-            let message = tokio::select! {
-                () = shutdown.cancelled() => return Ok(()),
-                message = messages.next() => match message {
-                    Some(Ok(message)) => message,
-                    Some(Err(error)) => return Err(Interrupted::Nats(error.into())),
-                    None => return Err(Interrupted::Nats("the consumer ended".into())),
-                },
-            };
-            self.take(&mut client, handler, &message).await?;
-        }
+            .map_err(|error| Trouble::Pull(error.into()))
     }
 
-    async fn take(&self, client: &mut Client, handler: &impl Release, message: &Message) -> Result<(), Interrupted> {
-        let sequence = message.info().map(|info| info.stream_sequence).map_err(Interrupted::Nats)?;
-        let Some((envelope, safe)) = read(message) else {
-            self.stats.refused.fetch_add(1, Ordering::Relaxed);
-            tracing::error!(sequence, "a message on the shipment subject cannot be trusted; it is not shipped");
-            return settle(message, AckKind::Term).await;
+    async fn session(&mut self) -> Result<&mut Session, Trouble> {
+        let open = self.session.take().filter(|session| !session.client.is_closed());
+        let session = match open {
+            Some(session) => session,
+            None => self.database.connect().await?,
         };
-        let transaction = client.transaction().await?;
-        if inbox::admit(&transaction, &envelope, &safe, sequence).await? {
-            handler.release(&safe, &transaction).await.map_err(Interrupted::Handler)?;
-            transaction.commit().await?;
-            self.stats.released.fetch_add(1, Ordering::Relaxed);
-        } else {
-            transaction.commit().await?;
-            self.stats.duplicates.fetch_add(1, Ordering::Relaxed);
+        Ok(self.session.insert(session))
+    }
+
+    /// Finds the durable or makes it: the stream may have been wiped and refilled, and its consumers with it. It then
+    /// delivers everything again, and the inbox sorts it out.
+    async fn durable(&self) -> Result<PullConsumer, Trouble> {
+        let Settings { stream, durable, .. } = &self.settings;
+        let found: Result<PullConsumer, _> = self.jetstream.get_consumer_from_stream(durable, stream).await;
+        match found {
+            Ok(found) => {
+                check(durable, &found.cached_info().config)?;
+                return Ok(found);
+            }
+            Err(error) => match error.kind() {
+                ConsumerErrorKind::JetStream(cause)
+                    if cause.error_code() == ErrorCode::CONSUMER_NOT_FOUND => {}
+                ConsumerErrorKind::InvalidConsumerType => {
+                    return Err(differs(durable, "delivery", "push", "pull").into());
+                }
+                _ => return Err(Trouble::LookUp(error.into())),
+            },
         }
-        settle(message, AckKind::Ack).await
+        let made = self
+            .jetstream
+            .create_consumer_strict_on_stream(wanted(durable), stream)
+            .await
+            .map_err(|error| Trouble::Make(error.into()))?;
+        tracing::info!(
+            durable,
+            stream,
+            "made the durable, all events of the stream are delivered"
+        );
+        Ok(made)
+    }
+
+    /// Brings one message to its end: released, known, refused, or to come again.
+    async fn settle<H, E>(&mut self, message: &Message, handler: &H) -> Result<(), Trouble>
+    where
+        H: AsyncFn(&PaymentSafe, &Transaction<'_>) -> Result<(), E>,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let (sequence, delivered) = match message.info() {
+            Ok(info) => (info.stream_sequence, info.delivered),
+            // Not delivered by a consumer: nothing to acknowledge, and nothing to trust.
+            Err(error) => {
+                self.stats.count_refused();
+                tracing::error!(
+                    error = &*error as &dyn Error,
+                    "message without a sequence refused, not shipped"
+                );
+                return Ok(());
+            }
+        };
+        let permission = match judge(&message.subject, &message.payload) {
+            Ok(permission) => permission,
+            Err(refusal) => {
+                self.stats.count_refused();
+                tracing::error!(
+                    error = &refusal as &dyn Error,
+                    subject = message.subject.as_str(),
+                    sequence,
+                    "message refused, not shipped and not delivered again: a person must look"
+                );
+                reply(message, AckKind::Term).await;
+                return Ok(());
+            }
+        };
+        // It may have waited behind others of its pull: the full time counts from here.
+        reply(message, AckKind::Progress).await;
+        let order_id = permission.safe.order_id.as_str();
+        let event_id = permission.event_id;
+        let again = AckKind::Nak(Some(again_after(delivered)));
+
+        let work = self.release(&permission, &message.subject, sequence, handler);
+        let result = tokio::time::timeout(WORK_MAX, work)
+            .await
+            .unwrap_or(Err(Trouble::Slow));
+        match result {
+            Ok(Outcome::Released) => {
+                self.stats.count_released();
+                tracing::info!(order.id = order_id, event.id = %event_id, sequence, "order released");
+                reply(message, AckKind::Ack).await;
+            }
+            Ok(Outcome::Duplicate) => {
+                self.stats.count_duplicate();
+                tracing::info!(order.id = order_id, event.id = %event_id, sequence, "order was released before");
+                reply(message, AckKind::Ack).await;
+            }
+            Ok(Outcome::Failed(error)) => {
+                self.stats.count_failed();
+                tracing::warn!(
+                    error = &*error as &dyn Error,
+                    order.id = order_id,
+                    event.id = %event_id,
+                    sequence,
+                    delivered,
+                    "order not released, its event comes again"
+                );
+                reply(message, again).await;
+            }
+            Err(trouble) => {
+                self.stats.count_failed();
+                // Whatever the transaction was in the middle of ends with its connection, or has committed; the repeat tells.
+                self.session = None;
+                reply(message, again).await;
+                return Err(trouble);
+            }
+        }
+        Ok(())
+    }
+
+    /// One transaction: seen, acted upon and released together, or none of it.
+    async fn release<H, E>(
+        &mut self,
+        permission: &Permission,
+        subject: &str,
+        sequence: u64,
+        handler: &H,
+    ) -> Result<Outcome, Trouble>
+    where
+        H: AsyncFn(&PaymentSafe, &Transaction<'_>) -> Result<(), E>,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let sequence = i64::try_from(sequence).unwrap_or(i64::MAX);
+        let transaction = self.session().await?.client.transaction().await?;
+        if !Inbox::admit(&transaction, permission, subject, sequence)
+            .await
+            .map_err(ours)?
+        {
+            // An event id that is new for a release that is not stays recorded.
+            transaction.commit().await?;
+            return Ok(Outcome::Duplicate);
+        }
+        if let Err(error) = handler(&permission.safe, &transaction).await {
+            transaction.rollback().await?;
+            return Ok(Outcome::Failed(error.into()));
+        }
+        match Inbox::still_holds(&transaction, permission).await {
+            Ok(true) => {}
+            Ok(false) => {
+                return Ok(Outcome::Failed(
+                    "handler ended the transaction, it must not".into(),
+                ));
+            }
+            Err(error) if error.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION) => {
+                transaction.rollback().await?;
+                return Ok(Outcome::Failed(
+                    "handler passed over a statement that failed".into(),
+                ));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        transaction.commit().await?;
+        Ok(Outcome::Released)
     }
 }
 
-async fn settle(message: &Message, kind: AckKind) -> Result<(), Interrupted> {
-    // A lost acknowledgement costs a second delivery, which the inbox recognises.
-    message.ack_with(kind).await.map_err(Interrupted::Nats)
+/// An error of a statement of ours: missing tables are not mended by waiting.
+fn ours(error: tokio_postgres::Error) -> Trouble {
+    const MISSING: [&SqlState; 4] = [
+        &SqlState::UNDEFINED_TABLE,
+        &SqlState::INVALID_SCHEMA_NAME,
+        &SqlState::UNDEFINED_COLUMN,
+        &SqlState::INSUFFICIENT_PRIVILEGE,
+    ];
+    if error.code().is_some_and(|code| MISSING.contains(&code)) {
+        ConsumeError::NotPrepared(error).into()
+    } else {
+        error.into()
+    }
 }
 
-/// The body is what counts, and it has to agree with where it came from.
-fn read(message: &Message) -> Option<(Envelope, PaymentSafe)> {
-    let envelope = Envelope::parse(&message.payload).ok()?;
-    if envelope.nats_subject().to_string() != message.subject.as_str() {
-        return None;
+/// Answers the server. A lost answer costs a repeat, which the inbox knows, so it is no reason to stop.
+async fn reply(message: &Message, kind: AckKind) {
+    if let Err(error) = message.ack_with(kind).await {
+        tracing::warn!(
+            error = &*error as &dyn Error,
+            ?kind,
+            "answer to the bus was not sent, the event comes again"
+        );
     }
-    match envelope.decode() {
-        Ok(Some(PublishedEvent::OrderPaymentSafe(safe))) => Some((envelope, safe)),
-        Ok(_) | Err(_) => None,
+}
+
+/// What was pulled and not begun goes back at once, for whoever pulls next; otherwise it would wait for [`ACK_WAIT`].
+async fn give_back(mut messages: pull::Stream) {
+    let mut pulled = Vec::new();
+    // The next pull is asked for when half of the last one is used, so two may be here.
+    while pulled.len() < 2 * PULL_BATCH {
+        let Some(Some(Ok(message))) = messages.next().now_or_never() else {
+            break;
+        };
+        pulled.push(message);
+    }
+    // First stop pulling, or they would come straight back to us.
+    drop(messages);
+    for message in &pulled {
+        reply(message, AckKind::Nak(None)).await;
+    }
+}
+
+/// What the durable is to be like.
+fn wanted(durable: &str) -> pull::Config {
+    pull::Config {
+        durable_name: Some(durable.to_owned()),
+        description: Some("orders to ship, each once".to_owned()),
+        deliver_policy: DeliverPolicy::All,
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: ACK_WAIT,
+        filter_subject: subject::SHIP.to_owned(),
+        max_ack_pending: ACK_PENDING_MAX,
+        // No end: see AGAIN_MAX.
+        max_deliver: -1,
+        ..pull::Config::default()
+    }
+}
+
+fn differs(
+    durable: &str,
+    setting: &'static str,
+    found: impl ToString,
+    wanted: impl ToString,
+) -> ConsumeError {
+    ConsumeError::DurableDiffers {
+        durable: durable.to_owned(),
+        setting,
+        found: found.to_string(),
+        wanted: wanted.to_string(),
+    }
+}
+
+/// Whether a durable that was found is the one that we would have made, in all that decides which orders are seen.
+fn check(durable: &str, found: &consumer::Config) -> Result<(), ConsumeError> {
+    let wanted = wanted(durable);
+    // The server tells of one filter in either field.
+    let filters = match found.filter_subjects.as_slice() {
+        [] => found.filter_subject.clone(),
+        several => several.join(" "),
+    };
+    // Zero and below both mean without end.
+    let max_deliver = if found.max_deliver <= 0 {
+        -1
+    } else {
+        found.max_deliver
+    };
+    for (setting, found, wanted) in [
+        ("filter", filters, wanted.filter_subject),
+        (
+            "deliver_policy",
+            format!("{:?}", found.deliver_policy),
+            format!("{:?}", wanted.deliver_policy),
+        ),
+        (
+            "ack_policy",
+            format!("{:?}", found.ack_policy),
+            format!("{:?}", wanted.ack_policy),
+        ),
+        (
+            "ack_wait",
+            format!("{:?}", found.ack_wait),
+            format!("{:?}", wanted.ack_wait),
+        ),
+        (
+            "max_ack_pending",
+            found.max_ack_pending.to_string(),
+            wanted.max_ack_pending.to_string(),
+        ),
+        (
+            "max_deliver",
+            max_deliver.to_string(),
+            wanted.max_deliver.to_string(),
+        ),
+        (
+            "headers_only",
+            found.headers_only.to_string(),
+            wanted.headers_only.to_string(),
+        ),
+    ] {
+        if found != wanted {
+            return Err(differs(durable, setting, found, wanted));
+        }
+    }
+    Ok(())
+}
+
+/// Pause before the next try, after so many failures in a row: doubles from [`PAUSE_MIN`] to [`PAUSE_MAX`], less up to a
+/// half by chance, so that instances that lost a server together do not come back together.
+fn pause(failures: usize) -> Duration {
+    let full = doubled(PAUSE_MIN, PAUSE_MAX, failures);
+    let half = full / 2;
+    let chance = RandomState::new().hash_one(failures);
+    half + Duration::from_millis(chance % u64::try_from(half.as_millis()).unwrap_or(1).max(1))
+}
+
+/// Pause before an event is delivered again; `delivered` counts from 1.
+fn again_after(delivered: i64) -> Duration {
+    doubled(
+        AGAIN_MIN,
+        AGAIN_MAX,
+        usize::try_from(delivered.saturating_sub(1)).unwrap_or(0),
+    )
+}
+
+fn doubled(first: Duration, last: Duration, times: usize) -> Duration {
+    let factor = u32::try_from(times)
+        .ok()
+        .and_then(|times| 2_u32.checked_pow(times))
+        .unwrap_or(u32::MAX);
+    first.saturating_mul(factor).min(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use async_nats::jetstream::consumer::IntoConsumerConfig;
+    use tokio_postgres::NoTls;
+
+    use super::*;
+
+    #[test]
+    fn pauses_grow_and_have_a_bound() {
+        for failures in [0, 1, 2, 5, 31, 32, 63, 64, usize::MAX] {
+            for _ in 0..100 {
+                assert!(
+                    (PAUSE_MIN / 2..PAUSE_MAX).contains(&pause(failures)),
+                    "{failures}"
+                );
+            }
+        }
+        assert!(pause(10) >= PAUSE_MAX / 2);
+        assert_eq!(again_after(1), AGAIN_MIN);
+        assert_eq!(again_after(3), AGAIN_MIN * 4);
+        assert_eq!([again_after(7), again_after(i64::MAX)], [AGAIN_MAX; 2]);
+        assert_eq!([again_after(0), again_after(i64::MIN)], [AGAIN_MIN; 2]);
+    }
+
+    #[test]
+    fn a_handler_is_stopped_before_its_event_is_delivered_again() {
+        assert!(WORK_MAX < ACK_WAIT && PULL_HEARTBEAT * 2 < PULL_EXPIRES);
+        assert!(u64::try_from(ACK_PENDING_MAX).unwrap() >= PULL_BATCH as u64);
+    }
+
+    #[test]
+    fn a_durable_that_would_miss_orders_is_not_used() {
+        let ours = || wanted("shipment").into_consumer_config();
+        assert!(check("shipment", &ours()).is_ok());
+        assert!(
+            check(
+                "shipment",
+                &consumer::Config {
+                    max_deliver: 0,
+                    ..ours()
+                }
+            )
+            .is_ok()
+        );
+        let several = vec![subject::SHIP.to_owned()];
+        let one_of_many = consumer::Config {
+            filter_subject: String::new(),
+            filter_subjects: several,
+            ..ours()
+        };
+        assert!(check("shipment", &one_of_many).is_ok());
+        for (setting, other) in [
+            (
+                "filter",
+                consumer::Config {
+                    filter_subject: subject::ORDERS.to_owned(),
+                    ..ours()
+                },
+            ),
+            (
+                "filter",
+                consumer::Config {
+                    filter_subject: String::new(),
+                    ..ours()
+                },
+            ),
+            (
+                "deliver_policy",
+                consumer::Config {
+                    deliver_policy: DeliverPolicy::New,
+                    ..ours()
+                },
+            ),
+            (
+                "ack_policy",
+                consumer::Config {
+                    ack_policy: AckPolicy::None,
+                    ..ours()
+                },
+            ),
+            (
+                "ack_wait",
+                consumer::Config {
+                    ack_wait: Duration::from_secs(1),
+                    ..ours()
+                },
+            ),
+            (
+                "max_ack_pending",
+                consumer::Config {
+                    max_ack_pending: 1,
+                    ..ours()
+                },
+            ),
+            (
+                "max_deliver",
+                consumer::Config {
+                    max_deliver: 5,
+                    ..ours()
+                },
+            ),
+            (
+                "headers_only",
+                consumer::Config {
+                    headers_only: true,
+                    ..ours()
+                },
+            ),
+        ] {
+            let Err(ConsumeError::DurableDiffers { setting: named, .. }) = check("shipment", &other) else {
+                panic!("a durable with another {setting} was taken")
+            };
+            assert_eq!(named, setting);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_that_jetstream_does_not_take_is_refused_before_anything_is_called() {
+        let database = Database::new(tokio_postgres::Config::new(), NoTls);
+        for name in ["", "a.b", "a b", "a*", ">", "a/b"] {
+            let settings = Settings::new("nats://127.0.0.1:1", name);
+            let made = Consumer::connect(settings, ConnectOptions::new(), database.clone()).await;
+            assert!(
+                matches!(made, Err(ConnectError::Name { what: "durable", .. })),
+                "{name:?}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_url_with_a_password_is_refused_and_not_shown() {
+        let database = Database::new(tokio_postgres::Config::new(), NoTls);
+        for (url, secret) in [
+            ("nats://shop:hidden@127.0.0.1:1", true),
+            ("nats://a:1,nats://:hidden@b:1", true),
+            (":", false),
+        ] {
+            let settings = Settings::new(url, "shipment");
+            assert!(!format!("{settings:?}").contains("hidden"));
+            let error = Consumer::connect(settings, ConnectOptions::new(), database.clone())
+                .await
+                .unwrap_err();
+            let refused = if secret {
+                matches!(error, ConnectError::Secret)
+            } else {
+                matches!(error, ConnectError::Url(_))
+            };
+            assert!(refused && !error.to_string().contains("hidden"), "{url}: {error}");
+        }
+    }
+
+    /// Held by the compiler: a service may run the consumer on a task of its own.
+    #[expect(dead_code, reason = "it only has to compile")]
+    fn a_consumer_runs_on_a_task_of_its_own(consumer: Consumer) {
+        let orders = Arc::new(std::sync::Mutex::new(Vec::new()));
+        tokio::spawn(consumer.run(
+            async move |safe: &PaymentSafe, transaction: &Transaction<'_>| {
+                transaction.execute("SELECT 1", &[]).await.ok();
+                orders.lock().unwrap().push(safe.order_id.clone());
+                Ok::<_, Infallible>(())
+            },
+            CancellationToken::new(),
+        ));
     }
 }

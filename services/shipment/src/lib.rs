@@ -1,8 +1,14 @@
 #![doc = include_str!("../README.md")]
 
 mod consumer;
+mod database;
 mod inbox;
+mod judge;
+mod stats;
 
-pub use consumer::{BoxError, Consumer, Release, Stats};
-pub use inbox::prepare;
+pub use consumer::{ConnectError, ConsumeError, Consumer, Settings};
+pub use database::Database;
+pub use inbox::Inbox;
+pub use judge::Refusal;
 pub use kassa_events_schema::order::PaymentSafe;
+pub use stats::Stats;

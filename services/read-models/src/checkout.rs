@@ -1,0 +1,193 @@
+//! Where does every order stand? The aggregates of the domain, folded once more, and the document that `get_order` answers.
+
+use std::collections::{BTreeMap, HashMap};
+
+use cqrs_es::Aggregate as _;
+use jiff::Timestamp;
+use kassa_domain::{
+    ids::PaymentId,
+    order::{NextAction, Opened, Order, OrderEvent, Safety, next_action},
+    payment::{Payment, PaymentEvent},
+    safety::{Evidence, NotSafe},
+};
+use kassa_event_store::StoredEvent;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio_postgres::Transaction;
+
+use crate::projector::Projection;
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Checkout;
+
+/// What a row remembers between events.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct State {
+    order: Order,
+    payments: BTreeMap<PaymentId, Payment>,
+    /// Of the release that holds.
+    evidence: Option<Evidence>,
+    created_at: Option<Timestamp>,
+}
+
+impl Projection for Checkout {
+    const NAME: &'static str = "checkout";
+    const TABLES: &'static [&'static str] = &["read_orders"];
+
+    async fn apply(&self, transaction: &Transaction<'_>, events: &[StoredEvent]) -> anyhow::Result<()> {
+        let mut by_order: HashMap<String, Vec<&StoredEvent>> = HashMap::new();
+        let mut orders = Vec::new();
+        for event in events {
+            let order = order_of(event)?;
+            let group = by_order.entry(order.clone()).or_default();
+            if group.is_empty() {
+                orders.push(order);
+            }
+            group.push(event);
+        }
+        let mut states = load(transaction, &orders).await?;
+        for order in orders {
+            let mut state = states.remove(&order).unwrap_or_default();
+            let group = &by_order[&order];
+            for event in group {
+                state.fold(event)?;
+            }
+            if let (Some(opened), Some(last)) = (state.order.opened().cloned(), group.last()) {
+                save(transaction, &order, &state, &opened, last).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    fn fold(&mut self, stored: &StoredEvent) -> anyhow::Result<()> {
+        if stored.aggregate_type == Order::TYPE {
+            let event: OrderEvent = serde_json::from_slice(&stored.payload)?;
+            match &event {
+                OrderEvent::OrderCreated { .. } => self.created_at = Some(stored.recorded_at),
+                OrderEvent::ConfidenceReachedSafe { evidence, .. } => self.evidence = Some(evidence.clone()),
+                OrderEvent::ProviderOrderRegistered { .. }
+                | OrderEvent::AttemptOpened { .. }
+                | OrderEvent::AttemptClosed { .. }
+                | OrderEvent::ProviderReportObserved { .. }
+                | OrderEvent::OrderPartiallyPaid { .. }
+                | OrderEvent::OrderPaid { .. }
+                | OrderEvent::AmountMismatchFound { .. } => {}
+            }
+            self.order.apply(event);
+        } else {
+            let event: PaymentEvent = serde_json::from_slice(&stored.payload)?;
+            self.payments
+                .entry(PaymentId::parse(&stored.aggregate_id)?)
+                .or_default()
+                .apply(event);
+        }
+        Ok(())
+    }
+
+    fn document(&self, opened: &Opened, position: &str) -> Value {
+        let payments: Vec<Value> = opened
+            .attempts
+            .iter()
+            .filter_map(|attempt| {
+                let payment = self.payments.get(&attempt.payment_id)?;
+                let facts = payment.attempt()?;
+                Some(json!({
+                    "payment_id": attempt.payment_id,
+                    "method": facts.method,
+                    "status": payment.status(),
+                    "amount": facts.amount,
+                }))
+            })
+            .collect();
+        let live = opened
+            .live_attempt()
+            .and_then(|attempt| self.payments.get(&attempt.payment_id));
+        let mut document = json!({
+            "order_id": opened.facts.order_id,
+            "order_reference": opened.facts.order_reference,
+            "shop": opened.facts.shop,
+            "status": opened.status(),
+            "amount": opened.facts.amount,
+            "safe": self.safe(opened),
+            "payments": payments,
+            "next_action": live.map_or(NextAction::None, |payment| next_action(opened, payment)),
+            "created_at": self.created_at,
+            "position": position,
+        });
+        if !opened.metadata.is_empty() {
+            document["metadata"] = json!(opened.metadata);
+        }
+        document
+    }
+
+    fn safe(&self, opened: &Opened) -> Value {
+        match opened.safety {
+            Safety::Safe { epoch } => json!({ "value": "yes", "epoch": epoch, "evidence": self.evidence }),
+            Safety::No if opened.read_no == 0 => {
+                json!({ "value": "no", "reasons": [NotSafe::NothingReported] })
+            }
+            Safety::No => json!({ "value": "no", "reasons": opened.not_safe }),
+        }
+    }
+}
+
+/// An order's own events name it; a payment's carry it as what they belong to.
+fn order_of(event: &StoredEvent) -> anyhow::Result<String> {
+    #[derive(Deserialize)]
+    struct Metadata {
+        correlation_id: String,
+    }
+    if event.aggregate_type == Order::TYPE {
+        return Ok(event.aggregate_id.clone());
+    }
+    Ok(serde_json::from_slice::<Metadata>(&event.metadata)?.correlation_id)
+}
+
+async fn load(transaction: &Transaction<'_>, orders: &[String]) -> anyhow::Result<HashMap<String, State>> {
+    let rows = transaction
+        .query(
+            "SELECT order_id, state FROM read_orders WHERE order_id = ANY ($1)",
+            &[&orders],
+        )
+        .await?;
+    rows.into_iter()
+        .map(|row| Ok((row.get(0), serde_json::from_value(row.get(1))?)))
+        .collect()
+}
+
+async fn save(
+    transaction: &Transaction<'_>,
+    order: &str,
+    state: &State,
+    opened: &Opened,
+    last: &StoredEvent,
+) -> anyhow::Result<()> {
+    let document = state.document(opened, &format!("{}-{}", last.part, last.position));
+    let safe = document["safe"]["value"].as_str().unwrap_or("no");
+    transaction
+        .execute(
+            "INSERT INTO read_orders (order_id, shop, order_reference, status, safe, document, state, part, position,
+                                      created_at, updated_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+             ON CONFLICT (order_id) DO UPDATE
+                SET status = excluded.status, safe = excluded.safe, document = excluded.document,
+                    state = excluded.state, position = excluded.position, updated_at = excluded.updated_at",
+            &[
+                &order,
+                &opened.facts.shop.as_str(),
+                &opened.facts.order_reference,
+                &opened.status(),
+                &safe,
+                &document,
+                &serde_json::to_value(state)?,
+                &last.part,
+                &last.position,
+                &state.created_at,
+                &last.recorded_at,
+            ],
+        )
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,115 @@
+//! How does an event become rows, once? A batch of events, the rows they change and the checkpoint are one transaction.
+
+use std::time::Duration;
+
+use kassa_event_store::{Store, StoredEvent};
+use tokio::sync::watch;
+use tokio_postgres::Transaction;
+use tokio_util::sync::CancellationToken;
+
+/// Events in one transaction: enough to make its commit cheap, few enough to stay short.
+const BATCH: usize = 500;
+/// How often it is looked for events even when no hint comes: hints may be lost.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// One family of rows that is made of events.
+pub(crate) trait Projection: Send + Sync + 'static {
+    const NAME: &'static str;
+    /// Its tables, for a rebuild.
+    const TABLES: &'static [&'static str];
+
+    /// Changes the rows as the events say, in order.
+    fn apply(
+        &self,
+        transaction: &Transaction<'_>,
+        events: &[StoredEvent],
+    ) -> impl Future<Output = anyhow::Result<()>> + Send;
+}
+
+/// Keeps a projection up to date until shutdown; tells `progress` how far it is.
+pub(crate) async fn run<P: Projection>(
+    projection: &P,
+    store: &Store,
+    part: i32,
+    progress: &watch::Sender<i64>,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
+    let mut hints = store.hints();
+    loop {
+        hints.mark_unchanged();
+        let (position, full) = step(projection, store, part).await?;
+        progress.send_replace(position);
+        if full {
+            continue;
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            _ = hints.changed() => {}
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+}
+
+/// One batch; where the projection stands after it, and whether there may be more.
+pub(crate) async fn step<P: Projection>(
+    projection: &P,
+    store: &Store,
+    part: i32,
+) -> anyhow::Result<(i64, bool)> {
+    let mut client = store.pool().get().await?;
+    // A look before the lock: most of the time there is nothing new.
+    let known = client
+        .query_opt(
+            "SELECT position FROM projections WHERE name = $1 AND part = $2",
+            &[&P::NAME, &part],
+        )
+        .await?
+        .map_or(0, |row| row.get::<_, i64>(0));
+    let events = store.read_log(part, known, BATCH).await?;
+    if events.is_empty() {
+        return Ok((known, false));
+    }
+    let transaction = client.transaction().await?;
+    transaction
+        .execute(
+            "INSERT INTO projections VALUES ($1, $2, 0) ON CONFLICT DO NOTHING",
+            &[&P::NAME, &part],
+        )
+        .await?;
+    let row = transaction
+        .query_one(
+            "SELECT position FROM projections WHERE name = $1 AND part = $2 FOR UPDATE",
+            &[&P::NAME, &part],
+        )
+        .await?;
+    let locked: i64 = row.get(0);
+    if locked != known {
+        // Another instance was here, or a rebuild: what was read does not fit any more.
+        return Ok((locked, true));
+    }
+    let last = events.last().map_or(known, |event| event.position);
+    projection.apply(&transaction, &events).await?;
+    transaction
+        .execute(
+            "UPDATE projections SET position = $3 WHERE name = $1 AND part = $2",
+            &[&P::NAME, &part, &last],
+        )
+        .await?;
+    transaction.commit().await?;
+    Ok((last, events.len() == BATCH))
+}
+
+/// Empties a projection; the loop fills it again from the beginning.
+pub(crate) async fn rebuild<P: Projection>(store: &Store) -> anyhow::Result<()> {
+    let mut client = store.pool().get().await?;
+    let transaction = client.transaction().await?;
+    // The checkpoint first, as the loop does: else the two would wait for each other.
+    transaction
+        .execute("UPDATE projections SET position = 0 WHERE name = $1", &[&P::NAME])
+        .await?;
+    for table in P::TABLES {
+        transaction.execute(&format!("DELETE FROM {table}"), &[]).await?;
+    }
+    transaction.commit().await?;
+    Ok(())
+}

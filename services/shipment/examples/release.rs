@@ -1,0 +1,67 @@
+//! A whole shipment service: `release DATABASE_URL NATS_URL USER PASSWORD DURABLE`, until Ctrl-C.
+//!
+//! It puts a job into a table of its own, in the transaction that also says that the order was seen: exactly once.
+
+use anyhow::Context;
+use async_nats::ConnectOptions;
+use kassa_shipment::{Consumer, Database, Inbox, PaymentSafe, Settings};
+use tokio_postgres::{NoTls, Transaction};
+use tokio_util::sync::CancellationToken;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    let [_, database_url, nats_url, user, password, durable] = std::env::args()
+        .collect::<Vec<_>>()
+        .try_into()
+        .map_err(|_| anyhow::anyhow!("usage: release DATABASE_URL NATS_URL USER PASSWORD DURABLE"))?;
+
+    let config: tokio_postgres::Config = database_url.parse().context("DATABASE_URL")?;
+    let (client, connection) = config.connect(NoTls).await?;
+    tokio::spawn(connection);
+    Inbox::prepare(&client).await?;
+    client
+        .batch_execute(
+            "CREATE TABLE IF NOT EXISTS shipment_service.pick_jobs
+                 (order_id text, epoch bigint, amount_minor bigint, PRIMARY KEY (order_id, epoch))",
+        )
+        .await?;
+
+    let shutdown = CancellationToken::new();
+    tokio::spawn({
+        let shutdown = shutdown.clone();
+        async move {
+            // Without a handler for Ctrl-C there is no clean end; stop at once, nothing is lost by it.
+            tokio::signal::ctrl_c().await.ok();
+            shutdown.cancel();
+        }
+    });
+
+    let options = ConnectOptions::new().user_and_password(user, password);
+    let consumer = Consumer::connect(
+        Settings::new(nats_url, durable),
+        options,
+        Database::new(config, NoTls),
+    )
+    .await?;
+    let stats = consumer.stats();
+    consumer.run(pick, shutdown).await?;
+    println!(
+        "released {}, duplicates {}, refused {}",
+        stats.released(),
+        stats.duplicates(),
+        stats.refused()
+    );
+    Ok(())
+}
+
+async fn pick(safe: &PaymentSafe, transaction: &Transaction<'_>) -> Result<(), tokio_postgres::Error> {
+    let epoch = i64::from(safe.epoch.get());
+    transaction
+        .execute(
+            "INSERT INTO shipment_service.pick_jobs VALUES ($1, $2, $3)",
+            &[&safe.order_id, &epoch, &safe.amount.value],
+        )
+        .await?;
+    Ok(())
+}

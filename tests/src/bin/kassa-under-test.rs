@@ -1,0 +1,5 @@
+//! `kassa`, as tests start and kill it.
+
+fn main() -> std::process::ExitCode {
+    kassa::main()
+}

@@ -1,0 +1,13 @@
+//! The whole system, on real servers: what happens in each scenario, under each fault, with each wrong input?
+//!
+//! One pair of servers for this binary; a database and a NATS account for each test.
+
+mod architecture;
+mod bad_input;
+mod crashes;
+mod permissions;
+mod replay;
+mod scenarios;
+mod stage;
+mod store;
+mod world;

@@ -1,0 +1,100 @@
+//! What may each login do on the bus? A checkout can command, and cannot make anything true.
+
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use kassa_chassis::bus;
+use serde_json::json;
+
+use crate::{stage::Stage, world::SHOP};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkout_cannot_publish_events_nor_send_what_makes_an_order_safe() {
+    let stage = Stage::new().await;
+    let (reference, order_id) = stage.create("ideal/success").await;
+    stage.start(&order_id).await;
+    let head = stage.store.head(0).await.expect("a head");
+
+    let forged = serde_json::to_vec(&json!({ "order_id": order_id, "considered_safe": { "level": "SAFE" } }))
+        .expect("JSON");
+    for subject in [
+        format!("kassa.evt.0.{SHOP}.order.{order_id}.payment_safe"),
+        format!("kassa.live.{SHOP}.order.{order_id}.payment_safe"),
+        "$JS.API.STREAM.DELETE.KASSA_EVENTS".to_owned(),
+        "$JS.API.STREAM.PURGE.KASSA_EVENTS".to_owned(),
+    ] {
+        let answer = tokio::time::timeout(
+            Duration::from_millis(300),
+            stage.checkout.request(subject.clone(), forged.clone().into()),
+        )
+        .await;
+        assert!(!matches!(answer, Ok(Ok(_))), "{subject} was answered");
+    }
+    // No verb takes an observation, a report or an authorization.
+    for verb in [
+        "observe_report",
+        "record_call",
+        "authorize",
+        "confirm_safe",
+        "register_provider_order",
+    ] {
+        let mut headers = HeaderMap::new();
+        headers.insert("Idempotency-Key", "forged");
+        let (answer, document) = stage
+            .send(&format!("kassa.cmd.{SHOP}.{verb}"), headers, forged.clone())
+            .await;
+        assert_eq!(document["code"], "not_found", "{verb}");
+        let code = answer
+            .headers
+            .and_then(|h| h.get("Nats-Service-Error-Code").map(ToString::to_string));
+        assert_eq!(code.as_deref(), Some("404"));
+    }
+    assert_eq!(
+        stage.store.head(0).await.expect("a head"),
+        head,
+        "nothing was stored"
+    );
+    assert_eq!(stage.get_order(&order_id).await["safe"]["value"], "no");
+    stage.press(&reference, "ideal/success").await;
+    stage.until_order(&order_id, "paid", "authorized", "yes").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shipment_service_hears_and_cannot_speak() {
+    let stage = Stage::new().await;
+    let shipment = bus::connect(&stage.config.nats.url, &stage.logins.shipment, "test")
+        .await
+        .expect("NATS answers");
+    let (_, order_id) = stage.create("ideal/success").await;
+    let answer = tokio::time::timeout(
+        Duration::from_millis(300),
+        shipment.request(format!("kassa.cmd.{SHOP}.start_payment"), "{}".into()),
+    )
+    .await;
+    assert!(
+        !matches!(answer, Ok(Ok(_))),
+        "a shipment service may not start payments"
+    );
+    assert_eq!(stage.get_order(&order_id).await["status"], "open");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_services_are_found_by_any_nats_client() {
+    let stage = Stage::new().await;
+    for (name, verb) in [("kassa-commands", "create_order"), ("kassa-queries", "get_order")] {
+        let answer = stage
+            .checkout
+            .request(format!("$SRV.INFO.{name}"), "".into())
+            .await
+            .expect("it is there");
+        let info: serde_json::Value = serde_json::from_slice(&answer.payload).expect("JSON");
+        assert_eq!(info["name"], name);
+        let verbs: Vec<_> = info["endpoints"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|e| &e["name"])
+            .collect();
+        assert!(verbs.contains(&&json!(verb)), "{info}");
+    }
+}

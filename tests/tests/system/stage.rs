@@ -1,0 +1,447 @@
+//! One installation for one test: its own database and account, the simulator, every role, a shipment service.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_nats::{Client, HeaderMap, Message};
+use jiff::SignedDuration;
+use kassa::{Role, Running};
+use kassa_chassis::{
+    bus,
+    config::{Cm, Config, Login, Mode, Shop},
+};
+use kassa_cm_notifications::Notifications;
+use kassa_cm_simulator::{SimConfig, Simulator};
+use kassa_event_store::{Store, StoreConfig};
+use kassa_shipment::{Consumer, Database, Inbox, PaymentSafe, Settings, Stats};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tokio_postgres::{NoTls, Transaction};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::world::{Logins, SHOP, world};
+
+/// Everything that a test waits for comes within seconds; on a loaded machine within this.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+const EVERY_ROLE: [Role; 5] = [
+    Role::Engine,
+    Role::Relay,
+    Role::CmGateway,
+    Role::CmNotifications,
+    Role::ReadModels,
+];
+
+pub(crate) struct Stage {
+    pub(crate) config: Config,
+    pub(crate) logins: Logins,
+    pub(crate) store: Store,
+    pub(crate) database_url: String,
+    pub(crate) sim_url: String,
+    pub(crate) hooks_url: String,
+    pub(crate) checkout: Client,
+    pub(crate) shipped: Arc<Stats>,
+    http: reqwest::Client,
+    config_file: PathBuf,
+    children: HashMap<&'static str, Child>,
+    stop: CancellationToken,
+}
+
+/// How a stage differs from the ordinary one.
+pub(crate) struct Plan {
+    /// Roles that run as processes of their own, to be killed.
+    pub(crate) processes: Vec<(&'static str, Role)>,
+    /// Another nats-server than the shared one.
+    pub(crate) nats: Option<(String, Logins)>,
+}
+
+impl Plan {
+    pub(crate) fn ordinary() -> Self {
+        Self {
+            processes: vec![],
+            nats: None,
+        }
+    }
+
+    pub(crate) fn with_process(name: &'static str, role: Role) -> Self {
+        Self {
+            processes: vec![(name, role)],
+            nats: None,
+        }
+    }
+}
+
+impl Stage {
+    pub(crate) async fn new() -> Self {
+        Self::planned(Plan::ordinary()).await
+    }
+
+    pub(crate) async fn planned(plan: Plan) -> Self {
+        let world = world();
+        let database_url = world.database().await;
+        let (nats_url, logins) = plan.nats.unwrap_or_else(|| (world.nats_url(), world.logins()));
+        let stop = CancellationToken::new();
+
+        let mut config = Config::default();
+        config.database.url = SecretString::from(database_url.as_str());
+        // Many stages share one server.
+        config.database.max_connections = 4;
+        config.nats.url = nats_url.clone();
+        config.nats.worker = logins.worker.clone();
+        config.nats.relay = logins.relay.clone();
+        config.http.listen.set_port(0);
+
+        let mut sim = SimConfig::new("merchant", "account", SecretString::from("secret"));
+        sim.listen.set_port(0);
+        let simulator = Simulator::bind(sim).await.expect("the simulator binds");
+        let sim_url = simulator.base_url().to_owned();
+        let notifications = Notifications::bind(config.http.listen)
+            .await
+            .expect("the hook binds");
+        let hooks_url = format!("http://{}/hooks/cm/{SHOP}", notifications.local_addr());
+        simulator
+            .set_notification_url(format!("{hooks_url}?id="))
+            .expect("a good URL");
+        tokio::spawn(simulator.serve(stop.clone()));
+
+        let shop = Shop {
+            cm: Cm {
+                mode: Mode::Sim,
+                rest_url: sim_url.clone(),
+                account: "account".to_owned(),
+                password: Some(SecretString::from("secret")),
+                password_file: None,
+                merchant_key: "merchant".to_owned(),
+                timeout: SignedDuration::from_secs(2),
+            },
+            return_url_origins: vec!["https://shop.example".to_owned()],
+        };
+        config.shops.insert(SHOP.to_owned(), shop.clone());
+        config.shops.insert("other-shop".to_owned(), shop);
+        config.poll.ladder.insert(
+            "ideal".to_owned(),
+            [1, 1, 2, 3, 5, 10].map(SignedDuration::from_secs).to_vec(),
+        );
+        config.check().expect("the test's configuration holds");
+
+        let settings = StoreConfig {
+            url: database_url.clone(),
+            pool_size: config.database.max_connections,
+        };
+        let store = Store::connect(settings).await.expect("the store opens");
+        let in_process: Vec<Role> = EVERY_ROLE
+            .into_iter()
+            .filter(|role| !plan.processes.iter().any(|(_, other)| other == role))
+            .collect();
+        let running = Running::start(&config, &store, &in_process, Some(notifications), stop.clone());
+        tokio::spawn(running.wait());
+
+        let config_file = world.folder.join(format!("{}.toml", Uuid::new_v4()));
+        std::fs::write(&config_file, as_toml(&config)).expect("the folder can be written");
+
+        let checkout = bus::connect(&nats_url, &logins.checkout, "test checkout")
+            .await
+            .expect("NATS answers");
+        let login = &logins.shipment;
+        let password = login
+            .password
+            .as_ref()
+            .map_or("", |password| password.expose_secret())
+            .to_owned();
+        let options = async_nats::ConnectOptions::new()
+            .user_and_password(login.user.clone().unwrap_or_default(), password);
+        let (client, connection) = tokio_postgres::connect(&database_url, NoTls).await.expect("it opens");
+        let driving = tokio::spawn(connection);
+        Inbox::prepare(&client).await.expect("the shop's tables are made");
+        drop(client);
+        let _ = driving.await;
+        let database = Database::new(database_url.parse().expect("an address"), NoTls);
+        let consumer = Consumer::connect(Settings::new(&nats_url, "test-shipment"), options, database)
+            .await
+            .expect("the shipment service connects");
+        let shipped = consumer.stats();
+        tokio::spawn(consumer.run(
+            async |_: &PaymentSafe, _: &Transaction<'_>| Ok::<_, std::convert::Infallible>(()),
+            stop.clone(),
+        ));
+
+        let mut stage = Self {
+            config,
+            logins,
+            store,
+            database_url,
+            sim_url,
+            hooks_url,
+            checkout,
+            shipped,
+            http: reqwest::Client::builder().no_proxy().build().expect("a client"),
+            config_file,
+            children: HashMap::new(),
+            stop,
+        };
+        for (name, _) in plan.processes {
+            stage.spawn(name);
+        }
+        stage
+            .until("the services answer", async |stage| {
+                let asked = |subject: String| stage.checkout.request(subject, "".into());
+                asked(format!("kassa.cmd.{SHOP}.create_order")).await.is_ok()
+                    && asked(format!("kassa.qry.{SHOP}.get_order")).await.is_ok()
+            })
+            .await;
+        stage
+    }
+
+    /// Starts a role as a process of its own.
+    pub(crate) fn spawn(&mut self, role: &'static str) {
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.config_file.with_extension("log"))
+            .expect("the folder can be written");
+        let child = Command::new(env!("CARGO_BIN_EXE_kassa-under-test"))
+            .arg("--config")
+            .arg(&self.config_file)
+            .args(["serve", "--role", role])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("the binary starts");
+        self.children.insert(role, child);
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(&mut self, role: &str) {
+        let mut child = self.children.remove(role).expect("it runs as a process");
+        child.kill().expect("it is ours to kill");
+        let _ = child.wait();
+    }
+
+    /// The configuration for the binary itself.
+    pub(crate) fn config_file(&self) -> &std::path::Path {
+        &self.config_file
+    }
+
+    pub(crate) async fn send(&self, subject: &str, headers: HeaderMap, body: Vec<u8>) -> (Message, Value) {
+        let request = async_nats::Request::new()
+            .headers(headers)
+            .payload(body.into())
+            .timeout(Some(Duration::from_secs(30)));
+        let answer = self
+            .checkout
+            .send_request(subject.to_owned(), request)
+            .await
+            .expect("an answer");
+        let document = serde_json::from_slice(&answer.payload).expect("answers are JSON");
+        (answer, document)
+    }
+
+    /// A command as a shop sends it, with a key of its own.
+    pub(crate) async fn command(&self, verb: &str, body: &Value) -> Value {
+        self.command_with_key(verb, &Uuid::new_v4().to_string(), body)
+            .await
+    }
+
+    pub(crate) async fn command_with_key(&self, verb: &str, key: &str, body: &Value) -> Value {
+        let mut headers = HeaderMap::new();
+        headers.insert("Idempotency-Key", key);
+        let subject = format!("kassa.cmd.{SHOP}.{verb}");
+        self.send(&subject, headers, serde_json::to_vec(body).expect("JSON"))
+            .await
+            .1
+    }
+
+    pub(crate) async fn get_order(&self, order_id: &str) -> Value {
+        let body = serde_json::to_vec(&json!({ "order_id": order_id })).expect("JSON");
+        self.send(&format!("kassa.qry.{SHOP}.get_order"), HeaderMap::new(), body)
+            .await
+            .1
+    }
+
+    /// An order in a scenario; its reference and its id.
+    pub(crate) async fn create(&self, scenario: &str) -> (String, String) {
+        let reference = format!("T-{}", Uuid::new_v4().simple());
+        let answer = self
+            .command("create_order", &order_body(&reference, scenario))
+            .await;
+        assert_eq!(answer["status"], "open", "{answer}");
+        (reference, answer["order_id"].as_str().expect("an id").to_owned())
+    }
+
+    pub(crate) async fn start(&self, order_id: &str) -> Value {
+        let answer = self
+            .command(
+                "start_payment",
+                &json!({ "order_id": order_id, "method": "ideal" }),
+            )
+            .await;
+        assert!(answer["payment_id"].is_string(), "{answer}");
+        answer
+    }
+
+    /// What the shopper does, at the bank or through the menu.
+    pub(crate) async fn press(&self, reference: &str, scenario: &str) {
+        let body = json!({ "order_reference": reference, "scenario": scenario });
+        let response = self
+            .http
+            .post(format!("{}/sim/pay", self.sim_url))
+            .json(&body)
+            .send()
+            .await
+            .expect("it answers");
+        let status = response.status();
+        assert!(
+            status.is_success(),
+            "{status}: {}",
+            response.text().await.unwrap_or_default()
+        );
+    }
+
+    /// The simulator's ledger of an order.
+    pub(crate) async fn ledger(&self, reference: &str) -> Vec<Value> {
+        let url = format!("{}/sim/ledger?reference={reference}", self.sim_url);
+        let text = self
+            .http
+            .get(url)
+            .send()
+            .await
+            .expect("it answers")
+            .text()
+            .await
+            .expect("a body");
+        text.lines()
+            .map(|line| serde_json::from_str(line).expect("NDJSON"))
+            .collect()
+    }
+
+    pub(crate) async fn count(&self, reference: &str, kind: &str, op: &str) -> usize {
+        self.ledger(reference)
+            .await
+            .iter()
+            .filter(|row| row["kind"] == kind && row["op"] == op)
+            .count()
+    }
+
+    pub(crate) async fn http_get(&self, url: &str) -> reqwest::Response {
+        self.http.get(url).send().await.expect("it answers")
+    }
+
+    /// Shipments of an order, as the shop's own table has them.
+    pub(crate) async fn shipments(&self, order_id: &str) -> i64 {
+        self.sql_count(&format!(
+            "SELECT count(*) FROM shipment_service.shipments WHERE order_id = '{order_id}'"
+        ))
+        .await
+    }
+
+    pub(crate) async fn sql_count(&self, sql: &str) -> i64 {
+        let (client, connection) = tokio_postgres::connect(&self.database_url, NoTls)
+            .await
+            .expect("it opens");
+        let driving = tokio::spawn(connection);
+        let count = client.query_one(sql, &[]).await.map_or(0, |row| row.get(0));
+        drop(client);
+        let _ = driving.await;
+        count
+    }
+
+    /// Waits for a condition; a test that waits in vain says what for.
+    pub(crate) async fn until(&self, what: &str, holds: impl AsyncFn(&Self) -> bool) {
+        let deadline = Instant::now() + DEADLINE;
+        let mut look = tokio::time::interval(Duration::from_millis(20));
+        loop {
+            look.tick().await;
+            if holds(self).await {
+                return;
+            }
+            if Instant::now() >= deadline {
+                let log = std::fs::read_to_string(self.config_file.with_extension("log")).unwrap_or_default();
+                panic!("waited in vain: {what}\n{log}");
+            }
+        }
+    }
+
+    /// Waits until an order stands as expected; its document then.
+    pub(crate) async fn until_order(&self, order_id: &str, status: &str, payment: &str, safe: &str) -> Value {
+        let what = format!("order {status}, payment {payment}, safe {safe}");
+        let last = std::sync::Mutex::new(Value::Null);
+        let deadline = Instant::now() + DEADLINE;
+        let mut look = tokio::time::interval(Duration::from_millis(20));
+        loop {
+            look.tick().await;
+            let order = self.get_order(order_id).await;
+            if order["status"] == status
+                && order["payments"][0]["status"] == payment
+                && order["safe"]["value"] == safe
+            {
+                return order;
+            }
+            *last.lock().expect("one task") = order;
+            assert!(
+                Instant::now() < deadline,
+                "waited in vain for {what}; last: {}",
+                last.lock().expect("one task")
+            );
+        }
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        for child in self.children.values_mut() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+pub(crate) fn order_body(reference: &str, scenario: &str) -> Value {
+    json!({
+        "order_reference": reference,
+        "description": "Dog food, 12 kg",
+        "amount": { "value": 4995, "currency": "EUR" },
+        "country": "NL",
+        "language": "nl",
+        "shopper": { "email": "canary.person@example.org", "first_name": "Canary" },
+        "return_url": "https://shop.example/return",
+        "metadata": { "sim_scenario": scenario },
+    })
+}
+
+/// The configuration as the file that a process reads.
+fn as_toml(config: &Config) -> String {
+    let login = |login: &Login| {
+        let password = login.password.as_ref().map_or("", |p| p.expose_secret());
+        format!(
+            "{{ user = \"{}\", password = \"{password}\" }}",
+            login.user.as_deref().unwrap_or_default()
+        )
+    };
+    let cm = &config.shops[SHOP].cm;
+    let shop = |name: &str| {
+        format!(
+            "[shops.{name}]\nreturn_url_origins = [\"https://shop.example\"]\n\
+             cm = {{ mode = \"sim\", rest_url = \"{}\", account = \"{}\", password = \"secret\", merchant_key = \"{}\", \
+             timeout = \"2s\" }}\n",
+            cm.rest_url, cm.account, cm.merchant_key
+        )
+    };
+    format!(
+        "[database]\nurl = \"{}\"\nmax_connections = 4\n[nats]\nurl = \"{}\"\nworker = {}\nrelay = {}\n\
+         [http]\nlisten = \"127.0.0.1:0\"\n[poll.ladder]\nideal = [\"1s\", \"1s\", \"2s\", \"3s\", \"5s\", \"10s\"]\n{}{}",
+        config.database.url.expose_secret(),
+        config.nats.url,
+        login(&config.nats.worker),
+        login(&config.nats.relay),
+        shop(SHOP),
+        shop("other-shop"),
+    )
+}
