@@ -176,7 +176,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let file = cli.config.as_deref();
     match cli.verb {
         Verb::Demo(args) => {
-            telemetry::init(LogFormat::Auto, "warn,async_nats=error");
+            // The servers are its own: that they go when it goes is no news.
+            telemetry::init(LogFormat::Auto, "warn,async_nats=error,kassa_chassis::bus=error");
             demo::run(&args).await
         }
         Verb::Serve(args) => {

@@ -92,6 +92,7 @@ async fn staged(args: &DemoArgs, signal: &CancellationToken) -> anyhow::Result<O
         sim_url: sim_url.clone(),
         args,
         store: store.clone(),
+        database_url: host.database_url.clone(),
     };
     let played = tokio::select! {
         played = tokio::time::timeout(PATIENCE, stage.play(releases)) => match played {
