@@ -65,7 +65,8 @@ async def ask(client, subject, body, key=None):
         if status:
             raise Failure(f"{subject} refused with {status}: {json.dumps(answer)}", 1)
         return answer
-    raise Failure(f"{subject}: no answer; repeat with the same Idempotency-Key to learn what became of it", 4)
+    hint = "; repeat with the same Idempotency-Key to learn what became of it" if key else ""
+    raise Failure(f"{subject}: no answer{hint}", 4)
 
 
 async def start_payment(client, shop, order_id):
@@ -232,11 +233,17 @@ async def pay(client, args):
          epoch=event["data"]["epoch"], amount=event["data"]["amount"], sequence=event["sequence"])
 
 
+async def nats_error(error):
+    print(f"nats: {type(error).__name__}: {error}", file=sys.stderr)
+
+
 async def main(args):
     try:
-        # No reconnecting: a script that lost its connection had better say so.
-        client = await nats.connect(args.url, user=args.user, password=args.password, name="first payment",
-                                    allow_reconnect=False, connect_timeout=5)
+        # No reconnecting: a script that lost its connection had better say so. The attempts are those of connecting.
+        client = await nats.connect(
+            args.url, user=args.user, password=args.password, name="first payment", error_cb=nats_error,
+            allow_reconnect=False, max_reconnect_attempts=1, connect_timeout=5,
+        )
     except (nats.errors.Error, OSError, asyncio.TimeoutError) as error:
         print(f"cannot connect to nats: {type(error).__name__}: {error}", file=sys.stderr)
         return 69

@@ -35,6 +35,7 @@ SUBJECT = re.compile(
 
 ACK_WAIT_S = 30
 ACK_PENDING_MAX = 64  # over all instances: what a database that comes back can be asked for at once
+CONNECT_TIMEOUT_S = 10
 PULL_BATCH = 16  # few, because those behind a slow one count against ACK_WAIT_S
 PULL_TIMEOUT_S = 5  # a pull that the server forgot is replaced after this
 PAUSE_MAX_S = 2  # between attempts while the bus is away
@@ -252,10 +253,12 @@ async def nats_error(error):
 async def main(args):
     inbox = Inbox(args.inbox)
     try:
-        client = await nats.connect(
+        # Once connected it reconnects without end; at the start, a wrong address or password had better show.
+        connecting = nats.connect(
             args.url, user=args.user, password=args.password, name=f"shipment {args.durable}", error_cb=nats_error,
             allow_reconnect=True, max_reconnect_attempts=-1, reconnect_time_wait=0.5, connect_timeout=5,
         )
+        client = await asyncio.wait_for(connecting, CONNECT_TIMEOUT_S)
     except (nats.errors.Error, OSError, asyncio.TimeoutError) as error:
         log("cannot connect to nats", error=f"{type(error).__name__}: {error}")
         return 69

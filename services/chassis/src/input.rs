@@ -1,7 +1,12 @@
 //! What is refused at the door? Everything that is not exactly as it should be, with the field and the rule, and never
 //! with the value that was sent: it may be personal or secret.
 
-use serde::de::DeserializeOwned;
+use std::{fmt, marker::PhantomData};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, MapAccess, Visitor, value::MapAccessDeserializer},
+};
 
 use crate::problem::{FieldError, Problem};
 
@@ -26,13 +31,33 @@ pub fn decode<T: DeserializeOwned>(body: &[u8], rule: fn(&str) -> &'static str) 
         return Err(malformed("the body must start with {, without a byte order mark"));
     }
     let mut reader = serde_json::Deserializer::from_str(text);
-    let decoded =
+    let Object(decoded) =
         serde_path_to_error::deserialize(&mut reader).map_err(|error| wrong_field(text, &error, rule))?;
     reader
         .end()
         .map_err(|_| malformed("the body must be one JSON object and nothing after it"))?;
     refuse_cards(text)?;
     Ok(decoded)
+}
+
+/// An object and nothing else: serde would also take an array, by the order of the fields.
+#[derive(Debug)]
+pub struct Object<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Only<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Only<T> {
+            type Value = Object<T>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        deserializer.deserialize_map(Only(PhantomData))
+    }
 }
 
 fn malformed(detail: &str) -> Box<Problem> {

@@ -102,6 +102,9 @@ pub enum AppendError {
     #[error("an event is for stream {stream_id}, which the decision did not look at")]
     Untouched { stream_id: Uuid },
     /// Nothing was stored.
+    #[error("there is no part {part} of the log here: the tables buckets and log_head disagree")]
+    WrongPart { part: i32 },
+    /// Nothing was stored.
     #[error("more appends are waiting than are taken; try again shortly")]
     Overloaded,
     /// May or may not have been stored; a repeat with the same command id finds out.

@@ -3,10 +3,10 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
+use futures::FutureExt as _;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 use tokio_postgres::{Client, Statement, types::ToSql};
@@ -26,25 +26,32 @@ const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub(crate) const QUEUE_MAX: usize = 4_096;
 /// How long an append is carried over a database that is away; a requester's patience is longer.
 const PATIENCE: Duration = Duration::from_secs(4);
+/// What the server's own limits add up to (two seconds for the head, five for the statement) and a little: a server
+/// that keeps silent for longer is frozen or out of reach, and its connection would not tell for hours.
+const FLIGHT_MAX: Duration = Duration::from_secs(8);
 /// Flights that one append may fail in by no fault of its own.
 const TRIES_MAX: u32 = 5;
 
 const LOCK_HEAD: &str = "SELECT position FROM log_head WHERE part = $1 FOR UPDATE";
 const APPEND: &str = include_str!("statement.sql");
 
-/// The plans of a growing log must not be those of an empty one: lookups by key, always.
+/// The plans of a growing log must not be those of an empty one: lookups by key, always. The last one is for a setting that
+/// was weakened while we ran; a stricter one stays.
 const SESSION: &str = "SET enable_seqscan = off; SET jit = off; SET plan_cache_mode = force_generic_plan; \
-     SET lock_timeout = '2s'; SET statement_timeout = '5s'; SET idle_in_transaction_session_timeout = '2s'";
+     SET lock_timeout = '2s'; SET statement_timeout = '5s'; SET idle_in_transaction_session_timeout = '2s'; \
+     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') <> 'remote_apply'";
 
 pub(crate) struct Waiting {
     pub(crate) append: Append,
     pub(crate) answer: oneshot::Sender<Result<Appended, AppendError>>,
     pub(crate) since: Instant,
     pub(crate) tries: u32,
+    /// It held up a flight: from then on it has one to itself.
+    pub(crate) alone: bool,
 }
 
 struct Connection {
-    client: Arc<Client>,
+    client: Client,
     lock_head: Statement,
     append: Statement,
 }
@@ -53,8 +60,15 @@ struct Connection {
 enum Crash {
     /// The connection is gone: the commit may have happened.
     Lost(String),
-    /// The database said no, or not now; nothing was stored.
-    Refused { why: String, passing: bool },
+    /// The database said no, or not now; nothing was stored. `by_statement` when it said so to the append itself: then
+    /// one of the batch may be the cause.
+    Refused {
+        why: String,
+        passing: bool,
+        by_statement: bool,
+    },
+    /// There is no head to lock; nothing was stored.
+    NoPart,
 }
 
 /// Serves appends until every caller is gone.
@@ -90,10 +104,13 @@ pub(crate) async fn run(url: String, role: Option<String>, mut queue: mpsc::Rece
 }
 
 async fn connect(url: &str, role: Option<&str>) -> Result<Connection, String> {
-    let client = tokio::time::timeout(PATIENCE, open(url, role))
+    tokio::time::timeout(PATIENCE, prepare(url, role))
         .await
-        .map_err(|_| "no answer".to_owned())?;
-    let client = client.map_err(|error| error.to_string())?;
+        .map_err(|_| "no answer".to_owned())?
+}
+
+async fn prepare(url: &str, role: Option<&str>) -> Result<Connection, String> {
+    let client = open(url, role).await.map_err(|error| error.to_string())?;
     let prepared = async {
         client.batch_execute(SESSION).await?;
         let lock_head = client.prepare(LOCK_HEAD).await?;
@@ -102,7 +119,7 @@ async fn connect(url: &str, role: Option<&str>) -> Result<Connection, String> {
     };
     let (lock_head, append) = prepared.await.map_err(|error| describe(&error))?;
     Ok(Connection {
-        client: Arc::new(client),
+        client,
         lock_head,
         append,
     })
@@ -143,6 +160,7 @@ fn pick(waiting: &mut VecDeque<Waiting>) -> Vec<Waiting> {
                 })
         };
         let fits = one.append.part == part
+            && (batch.is_empty() || !one.alone && !batch.iter().any(|other: &Waiting| other.alone))
             && batch.len() < BATCH_MAX
             && (batch.is_empty() || bytes + size <= BATCH_BYTES_MAX)
             && clear(&streams)
@@ -179,11 +197,17 @@ async fn fly(
             notify(&connection, news, reads);
             Some(connection)
         }
-        Err(Crash::Refused { why, passing }) => {
-            if batch.len() > 1 && !passing {
-                // One of them is at fault; its neighbours must not suffer. Each flies alone.
+        Err(Crash::Refused {
+            why,
+            passing,
+            by_statement,
+        }) => {
+            if batch.len() > 1 && by_statement {
+                // One of them is at fault, or waits for a row that somebody holds; its neighbours must not suffer. Each
+                // flies alone.
                 let mut live = Some(connection);
-                for one in batch {
+                for mut one in batch {
+                    one.alone = true;
                     live = match live {
                         Some(live) => Box::pin(fly(live, vec![one], waiting, bells)).await,
                         None => {
@@ -201,6 +225,17 @@ async fn fly(
                     let _ = one.answer.send(Err(AppendError::Refused(why.clone())));
                 }
             }
+            if passing {
+                // Those behind have waited as long, and would wait for one flight more each.
+                give_up_on_old(waiting, &why);
+            }
+            Some(connection)
+        }
+        Err(Crash::NoPart) => {
+            for one in batch {
+                let part = one.append.part;
+                let _ = one.answer.send(Err(AppendError::WrongPart { part }));
+            }
             Some(connection)
         }
         Err(Crash::Lost(why)) => {
@@ -208,16 +243,19 @@ async fn fly(
             for one in batch.into_iter().rev() {
                 again(one, waiting, &why);
             }
+            give_up_on_old(waiting, &why);
             None
         }
     }
 }
 
-/// Puts an append back to the front, as long as its caller may be waiting.
+/// Puts an append back, as long as its caller may be waiting: to the front, or behind all others if it holds them up.
 fn again(mut one: Waiting, waiting: &mut VecDeque<Waiting>, why: &str) {
     one.tries += 1;
     if one.tries > TRIES_MAX || one.since.elapsed() > PATIENCE {
         let _ = one.answer.send(Err(AppendError::Unavailable(why.to_owned())));
+    } else if one.alone {
+        waiting.push_back(one);
     } else {
         waiting.push_front(one);
     }
@@ -241,12 +279,22 @@ async fn flight(connection: &Connection, batch: &[Waiting]) -> Result<HashMap<Uu
     let columns = Columns::of(batch);
     let lock_params: [&(dyn ToSql + Sync); 1] = [&part];
     let append_params = columns.params(&part);
-    let (begun, locked, appended, committed) = futures::join!(
-        client.batch_execute("BEGIN"),
-        client.query(&connection.lock_head, &lock_params),
-        client.query(&connection.append, &append_params),
-        client.batch_execute("COMMIT"),
-    );
+    let under_way = async {
+        futures::join!(
+            client.batch_execute("BEGIN"),
+            client.query(&connection.lock_head, &lock_params),
+            client.query(&connection.append, &append_params),
+            client.batch_execute("COMMIT"),
+        )
+    };
+    let Ok((begun, locked, appended, committed)) = tokio::time::timeout(FLIGHT_MAX, under_way).await else {
+        return Err(Crash::Lost(format!("no answer within {FLIGHT_MAX:?}")));
+    };
+    if locked.as_ref().is_ok_and(Vec::is_empty) {
+        // The statement has no winners without a head.
+        return Err(Crash::NoPart);
+    }
+    let by_statement = begun.is_ok() && locked.is_ok() && appended.is_err();
     let checked = begun
         .and(locked.map(|_| ()))
         .and(appended)
@@ -254,10 +302,10 @@ async fn flight(connection: &Connection, batch: &[Waiting]) -> Result<HashMap<Uu
     let rows = match checked {
         Ok(rows) => rows,
         Err(error) => {
-            let crash = crash(client, &error);
+            let crash = crash(&error, by_statement);
             if matches!(crash, Crash::Refused { .. }) {
                 // The pipelined COMMIT has ended the failed transaction; this makes sure of it.
-                let _ = client.batch_execute("ROLLBACK").await;
+                let _ = client.batch_execute("ROLLBACK").now_or_never();
             }
             return Err(crash);
         }
@@ -280,12 +328,14 @@ async fn flight(connection: &Connection, batch: &[Waiting]) -> Result<HashMap<Uu
     Ok(results)
 }
 
-fn crash(client: &Client, error: &tokio_postgres::Error) -> Crash {
+fn crash(error: &tokio_postgres::Error, by_statement: bool) -> Crash {
     use tokio_postgres::error::SqlState;
     let why = describe(error);
     match error.code() {
         // The server is going down, or has ended this session: whether it had committed is not known.
         Some(code) if code.code().starts_with("57P") || code.code().starts_with("08") => Crash::Lost(why),
+        // This server is a standby now; a new connection may lead to the one that took over.
+        Some(&SqlState::READ_ONLY_SQL_TRANSACTION) => Crash::Lost(why),
         Some(code) => {
             let passing = [
                 SqlState::LOCK_NOT_AVAILABLE,
@@ -296,12 +346,14 @@ fn crash(client: &Client, error: &tokio_postgres::Error) -> Crash {
                 SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
                 SqlState::DISK_FULL,
                 SqlState::OUT_OF_MEMORY,
-                SqlState::READ_ONLY_SQL_TRANSACTION,
             ]
             .contains(code);
-            Crash::Refused { why, passing }
+            Crash::Refused {
+                why,
+                passing,
+                by_statement,
+            }
         }
-        None if client.is_closed() || error.is_closed() => Crash::Lost(why),
         // Not the server's word: the connection itself broke.
         None => Crash::Lost(why),
     }
@@ -315,19 +367,17 @@ fn describe(error: &tokio_postgres::Error) -> String {
     }
 }
 
-/// After the commit and in a statement of its own: inside, it would serialise the commits of all parts.
+/// After the commit and in a statement of its own: inside, it would serialise the commits of all parts. It is sent before
+/// this returns, so that it cannot get between the next flight's begin and commit; its answer is of no interest.
 fn notify(connection: &Connection, news: bool, reads: bool) {
-    let client = connection.client.clone();
     let statement = match (news, reads) {
         (true, true) => "NOTIFY kassa_log; NOTIFY kassa_reads",
         (true, false) => "NOTIFY kassa_log",
         (false, true) => "NOTIFY kassa_reads",
         (false, false) => return,
     };
-    tokio::spawn(async move {
-        // Only a hint: who waits for it also looks.
-        let _ = client.batch_execute(statement).await;
-    });
+    // Only a hint: who waits for it also looks.
+    let _ = connection.client.batch_execute(statement).now_or_never();
 }
 
 /// The batch as the statement takes it: one array a column.

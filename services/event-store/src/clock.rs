@@ -27,7 +27,9 @@ impl Clock {
             reason = "this is the clock that everything else asks"
         )]
         let wall = Timestamp::now();
-        let moved = wall + SignedDuration::from_millis(self.offset_ms.load(Ordering::Relaxed));
+        let offset = SignedDuration::from_millis(self.offset_ms.load(Ordering::Relaxed));
+        // An offset that leads out of the calendar is a slip of the hand, and no reason to stop every process.
+        let moved = wall.checked_add(offset).unwrap_or(wall);
         moved.round(Unit::Microsecond).unwrap_or(moved)
     }
 

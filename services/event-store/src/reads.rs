@@ -114,7 +114,8 @@ impl Store {
             .collect())
     }
 
-    /// Ends a claim. With `served`, the requests that it covered are done; without, they are due again at once.
+    /// Ends a claim, unless its lease ran out and another took it. With `served`, the requests that it covered are done;
+    /// without, they are due again at `not_before`.
     ///
     /// # Errors
     /// [`StoreError`] when the database cannot be written; then the lease ends it.
@@ -137,7 +138,8 @@ impl Store {
                     &claim.read_no,
                     &served,
                     &claim.requests,
-                    &not_before,
+                    // A claim looks this far ahead.
+                    &(not_before + BURST),
                 ],
             )
             .await

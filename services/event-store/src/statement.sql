@@ -11,8 +11,10 @@ WITH req   AS MATERIALIZED (SELECT * FROM unnest($2::int[], $3::uuid[], $4::byte
      cur   AS MATERIALIZED (SELECT stream_id, part, version FROM streams WHERE stream_id = ANY ($8::uuid[])),
      lost  AS MATERIALIZED (SELECT t.r FROM touch t LEFT JOIN cur s ON s.stream_id = t.stream_id
                              WHERE coalesce(s.version, 0) <> t.expected OR s.part <> $1),
+     -- Without a head there is no position to give, and no lock that was taken.
      win   AS MATERIALIZED (SELECT * FROM req
-                             WHERE command_id NOT IN (SELECT command_id FROM dup) AND r NOT IN (SELECT r FROM lost)),
+                             WHERE command_id NOT IN (SELECT command_id FROM dup) AND r NOT IN (SELECT r FROM lost)
+                               AND EXISTS (SELECT FROM log_head WHERE part = $1)),
      up    AS (INSERT INTO streams (stream_id, part, version)
                SELECT stream_id, $1, expected + n FROM touch WHERE n > 0 AND r IN (SELECT r FROM win)
                ON CONFLICT (stream_id) DO UPDATE SET version = excluded.version),

@@ -16,12 +16,20 @@ use crate::{
 /// The role that services step down to: it can add to the log and not change it.
 const ROLE: &str = "kassa_app";
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct StoreConfig {
     /// As `tokio-postgres` reads it: a URL or `key=value` words. Holds a password; never logged.
     pub url: String,
     /// Connections for reads; three more are opened to append and to hear.
     pub pool_size: usize,
+}
+
+impl std::fmt::Debug for StoreConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StoreConfig")
+            .field("pool_size", &self.pool_size)
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +70,7 @@ impl Store {
             .await
             .map_err(refused)?;
         let found: String = setting.get(0);
-        if !matches!(found.as_str(), "on" | "remote_apply" | "remote_write") {
+        if !matches!(found.as_str(), "on" | "remote_apply") {
             return Err(StoreError::NotDurable { found });
         }
         let version = kassa_migrations::schema_version(&client).await.map_err(refused)?;
@@ -163,6 +171,7 @@ impl Store {
             answer,
             since: Instant::now(),
             tries: 0,
+            alone: false,
         };
         // A short wait for a place spreads a burst; a long one would hide that there are too many.
         self.queue

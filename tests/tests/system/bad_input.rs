@@ -111,6 +111,14 @@ async fn b_01_what_is_not_json_is_refused_whole() {
     let nested = text.replace(r#""sim_scenario":"#, r#""sim_scenario":"x","sim_scenario":"#);
     let document = send(&stage, "create_order", None, nested.as_bytes()).await;
     assert_eq!(document["code"], "validation", "{document}");
+    // By the order of their fields, arrays would do for serde.
+    for (pointer, array) in [
+        ("/amount", json!([4995, "EUR"])),
+        ("/shopper", json!(["canary.person@example.org"])),
+    ] {
+        let document = send(&stage, "create_order", None, &bytes(&with(pointer, array))).await;
+        refused(&document, 400, "validation", pointer);
+    }
     nothing_happened(&stage).await;
 }
 

@@ -5,6 +5,7 @@
 mod architecture;
 mod bad_input;
 mod crashes;
+mod hooks;
 mod permissions;
 mod replay;
 mod scenarios;

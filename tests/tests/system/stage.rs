@@ -156,7 +156,9 @@ impl Stage {
             .to_owned();
         let options = async_nats::ConnectOptions::new()
             .user_and_password(login.user.clone().unwrap_or_default(), password);
-        let (client, connection) = tokio_postgres::connect(&database_url, NoTls).await.expect("it opens");
+        let (client, connection) = tokio_postgres::connect(&database_url, NoTls)
+            .await
+            .expect("it opens");
         let driving = tokio::spawn(connection);
         Inbox::prepare(&client).await.expect("the shop's tables are made");
         drop(client);

@@ -112,6 +112,28 @@ impl World {
     }
 }
 
+/// A PostgreSQL of a test's own, to be stopped, and the address of a database with the schema.
+pub(crate) async fn own_postgres(name: &str) -> (Postgres, String) {
+    let dir = world().folder.join(name);
+    let options = PostgresOptions {
+        dir,
+        bin_dir: None,
+        cache_dir: cache_dir(),
+    };
+    let postgres = tokio::task::spawn_blocking(move || Postgres::start(&options).expect("PostgreSQL starts"))
+        .await
+        .expect("it does not panic");
+    let url = postgres.url("postgres");
+    let (mut client, connection) = tokio_postgres::connect(&url, NoTls).await.expect("it opens");
+    let driving = tokio::spawn(connection);
+    kassa_migrations::migrate(&mut client)
+        .await
+        .expect("it is migrated");
+    drop(client);
+    let _ = driving.await;
+    (postgres, url)
+}
+
 /// A nats-server of a test's own, to be killed and wiped, with one account.
 pub(crate) fn own_nats(name: &str) -> (Nats, Logins) {
     let nats = start_nats(&world().folder.join(name), &[account(0)]);

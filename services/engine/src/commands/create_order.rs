@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use kassa_chassis::problem::{FieldError, Problem};
+use kassa_chassis::{
+    input::Object,
+    problem::{FieldError, Problem},
+};
 use kassa_domain::{
     ids::{OrderId, Shop, ShopperId},
     money::{Currency, Money},
@@ -23,10 +26,10 @@ use crate::{
 pub(crate) struct Body {
     order_reference: String,
     description: String,
-    amount: AmountBody,
+    amount: Object<AmountBody>,
     country: String,
     language: String,
-    shopper: ShopperBody,
+    shopper: Object<ShopperBody>,
     return_url: String,
     #[serde(default)]
     metadata: UniqueMap,
@@ -70,16 +73,17 @@ impl CreateOrder {
     /// # Errors
     /// A problem that names every field that is wrong, with its rule.
     pub(crate) fn check(shop: &Shop, origins: &[url::Origin], body: Body) -> Result<Self, Box<Problem>> {
+        let (Object(amount), Object(shopper)) = (body.amount, body.shopper);
         let mut checks = Checks::default();
         checks.reference("/order_reference", &body.order_reference);
         checks.text("/description", &body.description, 255);
-        checks.amount("/amount/value", body.amount.value);
+        checks.amount("/amount/value", amount.value);
         checks.country("/country", &body.country);
-        checks.email("/shopper/email", &body.shopper.email);
+        checks.email("/shopper/email", &shopper.email);
         for (pointer, field, max) in [
-            ("/shopper/first_name", &body.shopper.first_name, 35),
-            ("/shopper/last_name", &body.shopper.last_name, 100),
-            ("/shopper/phone", &body.shopper.phone, 50),
+            ("/shopper/first_name", &shopper.first_name, 35),
+            ("/shopper/last_name", &shopper.last_name, 100),
+            ("/shopper/phone", &shopper.phone, 50),
         ] {
             if let Some(text) = field {
                 checks.text(pointer, text, max);
@@ -88,13 +92,13 @@ impl CreateOrder {
         checks.metadata("/metadata", &body.metadata.0);
         checks.done()?;
 
-        let currency = Currency::parse(&body.amount.currency)
+        let currency = Currency::parse(&amount.currency)
             .ok()
             .filter(Currency::is_supported)
             .ok_or_else(input::currency_not_supported)?;
         let return_url = input::return_url(&body.return_url, origins)?;
         let order_id = OrderId::new(shop, &body.order_reference);
-        let person = serde_json::to_vec(&body.shopper).map_err(|_| {
+        let person = serde_json::to_vec(&shopper).map_err(|_| {
             Problem::validation(vec![FieldError::new(
                 "/shopper",
                 "invalid",
@@ -107,7 +111,7 @@ impl CreateOrder {
                 shop: shop.clone(),
                 order_reference: body.order_reference,
                 description: body.description,
-                amount: Money::new(body.amount.value, currency),
+                amount: Money::new(amount.value, currency),
                 country: body.country,
                 language: input::language(&body.language),
                 shopper_id: ShopperId::new(order_id),
