@@ -60,7 +60,9 @@ pub fn share_of(
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum NextAction {
     /// Send the browser there.
-    Redirect { url: String },
+    Redirect {
+        url: String,
+    },
     /// Nothing yet; it will be known shortly.
     Wait,
     None,
@@ -71,16 +73,23 @@ pub enum NextAction {
 pub fn next_action(opened: &Opened, payment: &Payment) -> NextAction {
     use crate::payment::{Pending, Step};
     match payment {
-        Payment::Pending(Pending { step: Step::Redirected { url: Some(url) }, .. }) => {
-            NextAction::Redirect { url: url.clone() }
-        }
-        Payment::Pending(Pending { step: Step::Redirected { url: None } | Step::StartUnknown(_), .. }) => {
-            match &opened.provider {
-                Some(provider) => NextAction::Redirect { url: provider.menu_url.clone() },
-                None => NextAction::Wait,
-            }
-        }
-        Payment::Pending(Pending { step: Step::Deciding | Step::Calling(_), .. }) => NextAction::Wait,
+        Payment::Pending(Pending {
+            step: Step::Redirected { url: Some(url) },
+            ..
+        }) => NextAction::Redirect { url: url.clone() },
+        Payment::Pending(Pending {
+            step: Step::Redirected { url: None } | Step::StartUnknown(_),
+            ..
+        }) => match &opened.provider {
+            Some(provider) => NextAction::Redirect {
+                url: provider.menu_url.clone(),
+            },
+            None => NextAction::Wait,
+        },
+        Payment::Pending(Pending {
+            step: Step::Deciding | Step::Calling(_),
+            ..
+        }) => NextAction::Wait,
         Payment::Unstarted | Payment::Authorized { .. } | Payment::Closed { .. } => NextAction::None,
     }
 }

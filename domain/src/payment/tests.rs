@@ -153,7 +153,7 @@ fn an_unknown_start_ends_by_a_report_that_shows_it() {
     let under_way = shown("pid1t", "REDIRECTED_FOR_AUTHORIZATION");
     assert_eq!(
         payment.decide(seen(12, &[under_way])).unwrap(),
-        [happened.clone()]
+        std::slice::from_ref(&happened)
     );
     let paid = payment.decide(seen(12, &[shown("pid1t", "AUTHORIZED")])).unwrap();
     assert_eq!(paid[0], happened);

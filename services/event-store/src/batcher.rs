@@ -382,7 +382,10 @@ fn notify(connection: &Connection, news: bool, reads: bool) {
 
 /// The batch as the statement takes it: one array a column.
 #[derive(Default)]
-#[expect(clippy::type_complexity, reason = "one tuple a row source of the statement, in the statement's own order")]
+#[expect(
+    clippy::type_complexity,
+    reason = "one tuple a row source of the statement, in the statement's own order"
+)]
 struct Columns<'a> {
     req: (Vec<i32>, Vec<Uuid>, Vec<&'a [u8]>, Vec<&'a [u8]>, Vec<Timestamp>),
     touch: (Vec<i32>, Vec<Uuid>, Vec<i64>, Vec<i64>),

@@ -8,7 +8,7 @@ use futures::StreamExt as _;
 use jiff::SignedDuration;
 use kassa_chassis::{
     bus,
-    config::{Cm, Config, Mode, Shop},
+    config::{Cm, Config, Login, Mode, Shop},
     supervise,
 };
 use kassa_cm_notifications::Notifications;
@@ -36,15 +36,15 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) async fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let signal = supervise::until_signal()?;
-    match staged(args, &signal).await? {
-        Some(result) => println!("{result}"),
-        None => return Ok(ExitCode::from(INTERRUPTED)),
-    }
-    Ok(ExitCode::SUCCESS)
+    Ok(if staged(args, &signal).await? {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(INTERRUPTED)
+    })
 }
 
-/// Sets everything up, plays, and takes everything down again; `None` when it was interrupted before the end of the play.
-async fn staged(args: &DemoArgs, signal: &CancellationToken) -> anyhow::Result<Option<Value>> {
+/// Sets everything up, plays, and takes everything down again; `false` when it was interrupted before the end of the play.
+async fn staged(args: &DemoArgs, signal: &CancellationToken) -> anyhow::Result<bool> {
     let say = |line: &str| eprintln!("{line}");
     say("SIM  finding and starting servers (the first time they are downloaded) …");
     let host = tokio::task::spawn_blocking(Host::start).await??;
@@ -71,7 +71,7 @@ async fn staged(args: &DemoArgs, signal: &CancellationToken) -> anyhow::Result<O
     config.check()?;
 
     let Some(store) = roles::connect(&config, &stop).await? else {
-        return Ok(None);
+        return Ok(false);
     };
     let roles = [
         Role::Engine,
@@ -109,9 +109,12 @@ async fn staged(args: &DemoArgs, signal: &CancellationToken) -> anyhow::Result<O
         }),
         () = signal.cancelled() => Ok(None),
     };
-    if !args.once && matches!(played, Ok(Some(_))) {
-        invite(&host, &sim_url);
-        signal.cancelled().await;
+    if let Ok(Some(result)) = &played {
+        println!("{result}");
+        if !args.once {
+            invite(&host, &sim_url, args.format);
+            signal.cancelled().await;
+        }
     }
     // Roles first, servers last: nobody has to complain that they are gone.
     stop.cancel();
@@ -120,7 +123,7 @@ async fn staged(args: &DemoArgs, signal: &CancellationToken) -> anyhow::Result<O
     }
     running.wait().await?;
     simulating.await??;
-    played
+    played.map(|result| result.is_some())
 }
 
 /// A shipment service that tells of each release.
@@ -320,19 +323,33 @@ fn text(document: &Value, field: &str) -> anyhow::Result<String> {
         .ok_or_else(|| anyhow::anyhow!("the answer has no {field}"))
 }
 
-fn invite(host: &Host, sim_url: &str) {
-    let login = |login: &kassa_chassis::config::Login| match (&login.user, &login.password) {
-        (Some(user), Some(password)) => format!("{user} {}", password.expose_secret()),
+/// Where everything is and how to get in: for a person on stderr, for a program as one line of JSON on stdout.
+fn invite(host: &Host, sim_url: &str, format: Format) {
+    let login = |login: &Login| match (&login.user, &login.password) {
+        (Some(user), Some(password)) => json!({ "user": user, "password": password.expose_secret() }),
+        _ => Value::Null,
+    };
+    let (checkout, shipment) = (login(&host.logins.checkout), login(&host.logins.shipment));
+    if format == Format::Json {
+        let users = json!({ "checkout": checkout, "shipment": shipment });
+        println!(
+            "{}",
+            json!({ "nats_url": host.nats_url, "shop": SHOP, "users": users, "cm_url": sim_url,
+                "database_url": host.database_url })
+        );
+        return;
+    }
+    let words = |login: &Value| match (login["user"].as_str(), login["password"].as_str()) {
+        (Some(user), Some(password)) => format!("user {user}  password {password}"),
         _ => "(as NATS_URL says)".to_owned(),
     };
-    eprintln!();
-    eprintln!("SIM  everything stays up until Ctrl-C; nothing here is real money");
+    eprintln!("\nSIM  everything stays up until Ctrl-C; nothing here is real money");
     eprintln!("NATS        {}", host.nats_url);
-    eprintln!("  checkout  {}", login(&host.logins.checkout));
-    eprintln!("  shipment  {}", login(&host.logins.shipment));
-    eprintln!("PostgreSQL  {}", host.database_url);
-    eprintln!("CM          {sim_url}   (ledger: {sim_url}/sim/ledger)");
+    eprintln!("  checkout  {}", words(&checkout));
+    eprintln!("  shipment  {}", words(&shipment));
     eprintln!("shop        {SHOP}, return URLs on https://shop.example");
+    eprintln!("CM          {sim_url}   (what it was asked: {sim_url}/sim/ledger)");
+    eprintln!("PostgreSQL  {}", host.database_url);
     eprintln!("try         kassa sim pay ORDER_REFERENCE ideal/success --url {sim_url}");
     eprintln!(
         "            DATABASE_URL='{}' kassa replay --from 0-0",

@@ -90,12 +90,7 @@ pub(crate) fn client() -> anyhow::Result<reqwest::Client> {
 
 fn address(sim: &SimAddress, file: Option<&Path>) -> String {
     // Only the simulator's own address is needed: a configuration without a database will do.
-    let configured = || {
-        Config::load(file)
-            .map_or_else(|_| Config::default(), |config| config)
-            .simulator
-            .listen
-    };
+    let configured = || Config::load(file).unwrap_or_default().simulator.listen;
     match &sim.url {
         Some(url) => url.trim_end_matches('/').to_owned(),
         None => format!("http://{}", configured()),

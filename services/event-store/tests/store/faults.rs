@@ -31,7 +31,11 @@ impl Frozen {
 
     fn signal(&self, signal: &str) {
         let status = Command::new("kill").args([signal, &self.0]).status();
-        assert!(status.expect("kill is there").success(), "kill {signal} {}", self.0);
+        assert!(
+            status.expect("kill is there").success(),
+            "kill {signal} {}",
+            self.0
+        );
     }
 }
 
@@ -83,10 +87,7 @@ async fn a_held_head_keeps_a_full_queue_waiting_for_seconds_only() {
     let answers = within(10, "four thousand answers", appends).await;
     for answer in answers {
         assert!(
-            matches!(
-                answer,
-                Err(AppendError::Unavailable(_) | AppendError::Overloaded)
-            ),
+            matches!(answer, Err(AppendError::Unavailable(_) | AppendError::Overloaded)),
             "{answer:?}"
         );
     }
@@ -99,7 +100,10 @@ async fn a_held_head_keeps_a_full_queue_waiting_for_seconds_only() {
 async fn a_lock_on_one_orders_row_holds_up_that_order_alone() {
     let database = Database::migrated().await;
     let store = database.store().await;
-    store.request_read("ord_held", "demo-shop").await.expect("it is counted");
+    store
+        .request_read("ord_held", "demo-shop")
+        .await
+        .expect("it is counted");
     let holder = database.superuser().await;
     holder
         .batch_execute("BEGIN; SELECT FROM provider_reads WHERE order_id = 'ord_held' FOR UPDATE")
@@ -160,10 +164,20 @@ async fn commits_stay_durable_when_the_setting_is_changed_meanwhile() {
          ALTER DATABASE {name} SET synchronous_commit = off;
          SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}' AND pid <> pg_backend_pid()"
     );
-    database.superuser().await.batch_execute(&cut).await.expect("an operator may");
-    store.append(opening(&store, 0)).await.expect("it is carried over");
+    database
+        .superuser()
+        .await
+        .batch_execute(&cut)
+        .await
+        .expect("an operator may");
+    store
+        .append(opening(&store, 0))
+        .await
+        .expect("it is carried over");
     assert_eq!(
-        database.number("SELECT count(*) FROM seen WHERE setting <> 'on'").await,
+        database
+            .number("SELECT count(*) FROM seen WHERE setting <> 'on'")
+            .await,
         0
     );
     assert_eq!(database.number("SELECT count(*) FROM seen").await, 1);
@@ -176,9 +190,15 @@ async fn a_read_that_was_put_off_waits_for_its_time() {
     let lease = SignedDuration::from_secs(60);
     let now = store.clock().now();
     let after = |millis| now + SignedDuration::from_millis(millis);
-    store.request_read("ord_1", "demo-shop").await.expect("it is counted");
+    store
+        .request_read("ord_1", "demo-shop")
+        .await
+        .expect("it is counted");
     let claims = store.claim_reads(now, lease, 10).await.expect("claims");
-    store.finish_read(&claims[0], false, after(5_000)).await.expect("it ends");
+    store
+        .finish_read(&claims[0], false, after(5_000))
+        .await
+        .expect("it ends");
     let early = store.claim_reads(after(4_999), lease, 10).await.expect("claims");
     assert_eq!(early, [], "before its time");
     let due = store.claim_reads(after(5_000), lease, 10).await.expect("claims");
@@ -191,15 +211,25 @@ async fn a_read_whose_lease_ran_out_is_anothers_and_a_late_answer_ends_nothing()
     let store = database.store().await;
     let now = store.clock().now();
     let lease = SignedDuration::from_secs(10);
-    store.request_read("ord_1", "demo-shop").await.expect("it is counted");
+    store
+        .request_read("ord_1", "demo-shop")
+        .await
+        .expect("it is counted");
     let slow = store.claim_reads(now, lease, 10).await.expect("claims");
     let later = now + SignedDuration::from_secs(11);
     let next = store.claim_reads(later, lease, 10).await.expect("claims");
     assert_eq!((next.len(), next[0].read_no), (1, 2));
-    store.finish_read(&slow[0], true, later).await.expect("it is ignored");
+    store
+        .finish_read(&slow[0], true, later)
+        .await
+        .expect("it is ignored");
     let much_later = later + SignedDuration::from_secs(11);
     let third = store.claim_reads(much_later, lease, 10).await.expect("claims");
-    assert_eq!((third.len(), third[0].read_no), (1, 3), "the late answer served nothing");
+    assert_eq!(
+        (third.len(), third[0].read_no),
+        (1, 3),
+        "the late answer served nothing"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -208,16 +238,24 @@ async fn another_process_hears_of_an_append_and_of_a_read() {
     let (store, other) = (database.store().await, database.store().await);
     let (mut log, mut reads) = (other.hints(), other.read_hints());
     // The first one says that it is listening now.
-    within(10, "listening", log.changed()).await.expect("the store is there");
-    within(10, "listening", reads.changed()).await.expect("the store is there");
+    within(10, "listening", log.changed())
+        .await
+        .expect("the store is there");
+    within(10, "listening", reads.changed())
+        .await
+        .expect("the store is there");
     let mut decision = opening(&store, 0);
     decision.reads.push(ReadRequest {
         order_id: "ord_1".to_owned(),
         shop: "demo-shop".to_owned(),
     });
     store.append(decision).await.expect("it wins");
-    within(10, "a hint of the append", log.changed()).await.expect("the store is there");
-    within(10, "a hint of the read", reads.changed()).await.expect("the store is there");
+    within(10, "a hint of the append", log.changed())
+        .await
+        .expect("the store is there");
+    within(10, "a hint of the read", reads.changed())
+        .await
+        .expect("the store is there");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -225,9 +263,17 @@ async fn an_absurd_clock_offset_stops_nobody() {
     let database = Database::migrated().await;
     for offset in [i64::MAX, i64::MIN] {
         let sql = format!("UPDATE clock SET offset_ms = {offset}");
-        database.superuser().await.batch_execute(&sql).await.expect("an operator may");
+        database
+            .superuser()
+            .await
+            .batch_execute(&sql)
+            .await
+            .expect("an operator may");
         let store = database.store().await;
-        store.append(opening(&store, 0)).await.expect("it is stored, whatever the time");
+        store
+            .append(opening(&store, 0))
+            .await
+            .expect("it is stored, whatever the time");
     }
 }
 

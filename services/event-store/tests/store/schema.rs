@@ -11,14 +11,22 @@ async fn a_second_migration_finds_nothing_to_do() {
     let database = Database::empty().await;
     let mut client = database.superuser().await;
     assert_eq!(
-        kassa_migrations::schema_version(&client).await.expect("it is read"),
+        kassa_migrations::schema_version(&client)
+            .await
+            .expect("it is read"),
         None
     );
-    let first = kassa_migrations::migrate(&mut client).await.expect("it is migrated");
-    let second = kassa_migrations::migrate(&mut client).await.expect("it is migrated");
+    let first = kassa_migrations::migrate(&mut client)
+        .await
+        .expect("it is migrated");
+    let second = kassa_migrations::migrate(&mut client)
+        .await
+        .expect("it is migrated");
     assert_eq!((i64::try_from(first).expect("few"), second), (STEPS, 0));
     assert_eq!(
-        kassa_migrations::schema_version(&client).await.expect("it is read"),
+        kassa_migrations::schema_version(&client)
+            .await
+            .expect("it is read"),
         Some(STEPS)
     );
 }
@@ -74,6 +82,9 @@ async fn databases_that_are_migrated_at_once_all_let_the_role_work() {
     let databases = futures::future::join_all((0..6).map(|_| Database::migrated())).await;
     for database in databases {
         let store = database.store().await;
-        store.append(opening(&store, 0)).await.expect("the role may append");
+        store
+            .append(opening(&store, 0))
+            .await
+            .expect("the role may append");
     }
 }
