@@ -20,10 +20,13 @@ BEGIN
         -- Roles belong to the server: another database may have made it, just now or long ago.
         WHEN duplicate_object OR unique_violation THEN NULL;
         WHEN insufficient_privilege THEN
-            -- Managed servers refuse new roles; then the services work with the login they have.
+            -- Managed servers refuse new roles, or an administrator has made it before. Without it, the services work with
+            -- the login they have.
             RAISE NOTICE 'the role kassa_app was not made: %', SQLERRM;
-            RETURN;
     END;
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'kassa_app') THEN
+        RETURN;
+    END IF;
     GRANT USAGE ON SCHEMA public, postgres_es TO kassa_app;
     GRANT SELECT ON ALL TABLES IN SCHEMA public, postgres_es TO kassa_app;
     GRANT INSERT ON events, streams, command_log, timers, provider_reads, shoppers, notifications, work_marks,

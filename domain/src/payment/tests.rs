@@ -318,3 +318,92 @@ fn only_the_open_call_can_be_answered() {
         Err(PaymentRejection::StartSpent)
     );
 }
+
+mod properties {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_command() -> impl Strategy<Value = PaymentCommand> {
+        let operation = prop_oneof![Just(Operation::CreateOrder), Just(Operation::Start)];
+        let word = prop_oneof![
+            Just("AUTHORIZED"),
+            Just("CANCELED"),
+            Just("REDIRECTED_FOR_AUTHORIZATION"),
+            Just("AUTHORIZATION_FAILED"),
+            Just("ODD")
+        ];
+        let report = (0..3_000_i64, proptest::collection::vec((1..3_u8, word), 0..3)).prop_map(
+            |(second, seen_words)| {
+                let payments: Vec<_> = seen_words
+                    .iter()
+                    .map(|(n, word)| shown(&format!("pid{n}t"), word))
+                    .collect();
+                seen(second, &payments)
+            },
+        );
+        prop_oneof![
+            Just(PaymentCommand::Start {
+                attempt: attempt(),
+                expires_at: at(1800)
+            }),
+            operation.clone().prop_map(call),
+            (1..4_u32).prop_map(|attempt| PaymentCommand::ConfirmCreate { attempt }),
+            (1..4_u32).prop_map(|attempt| PaymentCommand::Redirect {
+                attempt,
+                provider_payment_id: "pid1t".to_owned(),
+                url: "https://bank".to_owned()
+            }),
+            (1..4_u32).prop_map(|attempt| PaymentCommand::Fail {
+                attempt,
+                reason: "provider_refused".to_owned(),
+                provider_message: None
+            }),
+            (operation.clone(), 1..4_u32).prop_map(|(operation, attempt)| PaymentCommand::LoseCall {
+                operation,
+                attempt,
+                class: LossClass::Timeout
+            }),
+            (operation, 1..4_u32)
+                .prop_map(|(operation, attempt)| PaymentCommand::AbandonCall { operation, attempt }),
+            report,
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_asked_a_start_is_sent_again_only_if_the_last_one_was_never_sent(
+            commands in proptest::collection::vec(any_command(), 0..60)
+        ) {
+            let mut payment = Payment::default();
+            let mut log = Vec::new();
+            let mut start_may_be_out = false;
+            for command in commands {
+                let Ok(events) = payment.decide(command) else { continue };
+                for event in events {
+                    match &event {
+                        PaymentEvent::ProviderCallAttempted { operation: Operation::Start, .. } => {
+                            prop_assert!(!start_may_be_out, "two starts: {log:?}");
+                            start_may_be_out = true;
+                        }
+                        PaymentEvent::ProviderOutcomeResolved {
+                            operation: Operation::Start,
+                            resolution: Resolution::NotSent,
+                            ..
+                        } => start_may_be_out = false,
+                        _ => {}
+                    }
+                    payment.apply(event.clone());
+                    log.push(event);
+                }
+            }
+            prop_assert_eq!(given(log.clone()), payment.clone());
+            for event in log {
+                let bytes = serde_json::to_vec(&event).unwrap();
+                prop_assert_eq!(serde_json::from_slice::<PaymentEvent>(&bytes).unwrap(), event);
+            }
+            let state = serde_json::to_value(&payment).unwrap();
+            prop_assert_eq!(serde_json::from_value::<Payment>(state).unwrap(), payment);
+        }
+    }
+}

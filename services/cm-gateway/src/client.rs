@@ -208,3 +208,186 @@ fn cause(error: &reqwest::Error) -> String {
 fn cut(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(250).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// A CM that answers every request with these bytes and closes; `None` closes without an answer.
+    async fn cm(answer: Option<Vec<u8>>) -> Client {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let answer = answer.clone();
+                tokio::spawn(async move {
+                    let mut request = [0; 4096];
+                    let _ = stream.read(&mut request).await;
+                    if let Some(answer) = answer {
+                        let _ = stream.write_all(&answer).await;
+                    }
+                });
+            }
+        });
+        client(&format!("http://{address}"))
+    }
+
+    fn client(rest_url: &str) -> Client {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Client::new(&Cm {
+            mode: Mode::Sim,
+            rest_url: rest_url.to_owned(),
+            account: "account".to_owned(),
+            password: Some(SecretString::from("hunter2")),
+            password_file: None,
+            merchant_key: "merchant".to_owned(),
+            timeout: jiff::SignedDuration::from_millis(500),
+        })
+        .unwrap()
+    }
+
+    fn http(status: &str, headers: &str, body: &str) -> Option<Vec<u8>> {
+        let length = body.len();
+        Some(format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {length}\r\n\r\n{body}").into_bytes())
+    }
+
+    const JSON: &str = "Content-Type: application/json\r\n";
+    const KEY: &str = "0287A1617D93780EF28044B98438BF2F";
+
+    async fn start(client: &Client) -> Answer<Started> {
+        client
+            .start(
+                KEY,
+                &StartBody {
+                    method: "IDEAL",
+                    ideal_details: None,
+                },
+            )
+            .await
+    }
+
+    #[tokio::test]
+    async fn what_is_not_cms_own_answer_leaves_the_outcome_unknown() {
+        let started = r#"{"id":"pid1t","urls":[{"purpose":"REDIRECT","method":"GET","url":"http://bank/1","order":1}]}"#;
+        assert!(matches!(
+            start(&cm(http("201 Created", JSON, started)).await).await,
+            Answer::Yes(_)
+        ));
+        let endless = format!(
+            "HTTP/1.1 200 OK\r\n{JSON}Content-Length: 104857600\r\n\r\n{}",
+            " ".repeat(2_000_000)
+        );
+        for (what, answer) in [
+            (
+                "an HTML page",
+                http("200 OK", "Content-Type: text/html\r\n", started),
+            ),
+            ("no content type", http("200 OK", "", started)),
+            ("a list", http("200 OK", JSON, &format!("[{started}]"))),
+            (
+                "an error document with 200",
+                http("200 OK", JSON, r#"{"messages":["no"]}"#),
+            ),
+            ("an empty 200", http("200 OK", JSON, "")),
+            ("204", Some(b"HTTP/1.1 204 No Content\r\n\r\n".to_vec())),
+            (
+                "junk after the end",
+                http("201 Created", JSON, &format!("{started} x")),
+            ),
+            (
+                "cut in the middle",
+                Some(
+                    format!("HTTP/1.1 201 Created\r\n{JSON}Content-Length: 900\r\n\r\n{started}")
+                        .into_bytes(),
+                ),
+            ),
+            ("a hundred megabytes", Some(endless.into_bytes())),
+            (
+                "a redirect",
+                http("302 Found", "Location: http://127.0.0.1:1/\r\n", ""),
+            ),
+            (
+                "a proxy's 404",
+                http("404 Not Found", "Content-Type: text/html\r\n", "<html>"),
+            ),
+            (
+                "500 with an error document",
+                http("500 Internal Server Error", JSON, r#"{"messages":["no"]}"#),
+            ),
+            ("503", http("503 Service Unavailable", "", "")),
+            ("a closed connection", None),
+            ("not HTTP", Some(b"hello".to_vec())),
+            (
+                "nested a hundred thousand times",
+                http("200 OK", JSON, &"[".repeat(100_000)),
+            ),
+        ] {
+            let said = start(&cm(answer).await).await;
+            assert!(matches!(said, Answer::Unknown(_)), "{what}: {said:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_trickles_is_cut_off_by_the_deadline() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 4096]).await;
+            let _ = stream
+                .write_all(format!("HTTP/1.1 200 OK\r\n{JSON}Content-Length: 9999\r\n\r\n").as_bytes())
+                .await;
+            let mut tick = tokio::time::interval(Duration::from_millis(20));
+            // One byte at a time: never idle, never done.
+            while stream.write_all(b" ").await.is_ok() {
+                tick.tick().await;
+            }
+        });
+        let said = start(&client(&format!("http://{address}"))).await;
+        assert!(matches!(said, Answer::Unknown(LossClass::Timeout)), "{said:?}");
+    }
+
+    #[tokio::test]
+    async fn cms_own_refusal_is_a_no_and_its_words_are_kept_short() {
+        let words = format!(
+            r#"{{"messages":["Order could not be found {}"]}}"#,
+            "x".repeat(1_000)
+        );
+        let Answer::No(kept) = start(&cm(http("400 Bad Request", JSON, &words)).await).await else {
+            panic!()
+        };
+        assert!(kept.starts_with("Order could not be found") && kept.chars().count() == 250);
+    }
+
+    #[tokio::test]
+    async fn an_account_that_is_not_served_is_not_a_refused_payment() {
+        for status in ["401 Unauthorized", "403 Forbidden", "429 Too Many Requests"] {
+            let said = start(&cm(http(status, "Retry-After: 7\r\n", "")).await).await;
+            assert!(matches!(said, Answer::NotServed { .. }), "{status}: {said:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_cannot_be_reached_was_sent_nothing() {
+        let free = TcpListener::bind("127.0.0.1:0")
+            .await
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        assert!(matches!(
+            start(&client(&format!("http://{free}"))).await,
+            Answer::NotSent(_)
+        ));
+    }
+
+    #[test]
+    fn the_password_is_in_no_debug_output() {
+        assert!(!format!("{:?}", client("https://cm.example")).contains("hunter2"));
+    }
+}
