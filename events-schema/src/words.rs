@@ -212,6 +212,10 @@ open_words! {
         ServerError = "server_error",
         /// The answer could not be read.
         Unreadable = "unreadable",
+        /// The process that had made the call was gone.
+        WorkerLost = "worker_lost",
+        /// The provider held our reference already: an earlier call had its effect.
+        ReferenceTaken = "reference_taken",
     }
 }
 
