@@ -262,7 +262,7 @@ def arguments():
     parser.add_argument("--url", default="nats://127.0.0.1:4222", help="where NATS is")
     parser.add_argument("--user", help="the checkout user")
     parser.add_argument("--password")
-    parser.add_argument("--shop", default="brekz-nl", help="token of the shop")
+    parser.add_argument("--shop", default="demo-shop", help="token of the shop")
     parser.add_argument("--amount-minor", type=int, default=4995, help="in cents")
     parser.add_argument("--order-reference", help="the shop's own name for the order; made up if not given")
     parser.add_argument("--return-url", default="https://shop.example/thanks", help="where the shopper comes back to")

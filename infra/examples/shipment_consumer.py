@@ -37,7 +37,7 @@ ACK_WAIT_S = 30
 ACK_PENDING_MAX = 64  # over all instances: what a database that comes back can be asked for at once
 CONNECT_TIMEOUT_S = 10
 PULL_BATCH = 16  # few, because those behind a slow one count against ACK_WAIT_S
-PULL_TIMEOUT_S = 5  # a pull that the server forgot is replaced after this
+PULL_TIMEOUT_S = 2  # a pull that the server forgot is replaced after this, and a stop waits for it
 PAUSE_MAX_S = 2  # between attempts while the bus is away
 AGAIN_MAX_S = 60  # between deliveries of an event that could not be recorded; without end, a paid order is not forgotten
 EVENT_BYTES_MAX = 64 * 1024  # by the contract
@@ -206,20 +206,22 @@ async def settle(inbox, message):
     return new
 
 
-async def consume(args, inbox, js):
+async def consume(args, inbox, js, stop):
+    """Releases orders until `stop` is set or --count is reached; what is under way is finished first."""
     released, failures, pull = 0, 0, None
-    while not args.count or released < args.count:
+    while not stop.is_set() and not (args.count and released >= args.count):
         try:
             if pull is None:
                 pull = await subscribe(js, args.stream, args.durable)
-            size = PULL_BATCH if not args.count else min(PULL_BATCH, args.count - released)
+            size = min(PULL_BATCH, args.count - released) if args.count else PULL_BATCH
+            # Never cancelled: what it had taken would be nowhere until ACK_WAIT_S is over.
             batch = await pull.fetch(size, timeout=PULL_TIMEOUT_S)
             try:
-                while batch:
+                while batch and not stop.is_set():
                     released += await settle(inbox, batch[0])
                     del batch[0]
             finally:
-                # What was pulled and not settled goes back at once, or it would wait for ACK_WAIT_S.
+                # What was pulled and not settled goes back at once, for whoever pulls next.
                 for message in batch:
                     await message.nak()
             failures = 0
@@ -262,16 +264,14 @@ async def main(args):
     except (nats.errors.Error, OSError, asyncio.TimeoutError) as error:
         log("cannot connect to nats", error=f"{type(error).__name__}: {error}")
         return 69
-    work = asyncio.ensure_future(consume(args, inbox, client.jetstream()))
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    timed_out = asyncio.Event()
     for sign in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(sign, work.cancel)
+        loop.add_signal_handler(sign, stop.set)
+    if args.timeout is not None:
+        loop.call_later(args.timeout, lambda: (timed_out.set(), stop.set()))
     try:
-        await asyncio.wait_for(work, args.timeout)
-    except asyncio.TimeoutError:
-        log("timed out", timeout_s=args.timeout)
-        return 4
-    except asyncio.CancelledError:
-        pass
+        released = await consume(args, inbox, client.jetstream(), stop)
     except DurableDiffers as error:
         log(str(error))
         return 78
@@ -282,6 +282,9 @@ async def main(args):
         except (nats.errors.Error, ConnectionError):
             pass
         await client.close()
+    if timed_out.is_set() and (not args.count or released < args.count):
+        log("timed out", timeout_s=args.timeout, released=released)
+        return 4
     return 0
 
 

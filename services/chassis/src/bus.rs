@@ -18,7 +18,7 @@ use crate::config::Login;
 /// # Errors
 /// When the address or the login is malformed, or the password file cannot be read.
 pub async fn connect(url: &str, login: &Login, name: &str) -> anyhow::Result<async_nats::Client> {
-    let mut options = async_nats::ConnectOptions::new()
+    let options = options(url, login)?
         .name(name)
         .retry_on_initial_connect()
         .request_timeout(Some(Duration::from_secs(5)))
@@ -33,10 +33,40 @@ pub async fn connect(url: &str, login: &Login, name: &str) -> anyhow::Result<asy
                 other => tracing::warn!(event = %other, "the NATS connection changed"),
             }
         });
-    if let Some((user, password)) = login.resolve()? {
-        options = options.user_and_password(user, password.expose_secret().to_owned());
-    }
-    Ok(options.connect(url).await?)
+    Ok(options.connect(without_login(url)?).await?)
+}
+
+/// Who we are: the login given or, without one, that of the URL, which the client library itself does not look at.
+///
+/// # Errors
+/// When the URL is malformed, or the password file cannot be read.
+pub fn options(url: &str, login: &Login) -> anyhow::Result<async_nats::ConnectOptions> {
+    let parsed = parse(url)?;
+    let options = async_nats::ConnectOptions::new();
+    Ok(match (login.resolve()?, parsed.password()) {
+        (Some((user, password)), _) => options.user_and_password(user, password.expose_secret().to_owned()),
+        (None, Some(password)) => {
+            options.user_and_password(parsed.username().to_owned(), password.to_owned())
+        }
+        (None, None) => options,
+    })
+}
+
+/// The address alone.
+///
+/// # Errors
+/// When the URL is malformed.
+pub fn without_login(url: &str) -> anyhow::Result<String> {
+    let mut parsed = parse(url)?;
+    let cleared = parsed.set_username("").and_then(|()| parsed.set_password(None));
+    cleared.map_err(|()| anyhow::anyhow!("nats.url has no host"))?;
+    Ok(parsed.to_string())
+}
+
+fn parse(url: &str) -> anyhow::Result<url::Url> {
+    // The text may hold a password: it stays out of the error.
+    url::Url::parse(url)
+        .map_err(|error| anyhow::anyhow!("nats.url is not a URL such as nats://host:4222: {error}"))
 }
 
 /// What the bus should do with a message.

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use kassa_chassis::config::Login;
-use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -55,27 +53,6 @@ impl Timeline {
             .unwrap_or_default();
         self.line("event", what, id, &note);
     }
-}
-
-/// The login that a URL carries or, where it carries none, the one given.
-pub(crate) fn options(url: &str, login: &Login) -> anyhow::Result<async_nats::ConnectOptions> {
-    let parsed = url::Url::parse(url)?;
-    let options = async_nats::ConnectOptions::new();
-    Ok(match (login.resolve()?, parsed.password()) {
-        (Some((user, password)), _) => options.user_and_password(user, password.expose_secret().to_owned()),
-        (None, Some(password)) => {
-            options.user_and_password(parsed.username().to_owned(), password.to_owned())
-        }
-        (None, None) => options,
-    })
-}
-
-/// The address alone: the shipment library takes no secrets in its URL.
-pub(crate) fn without_login(url: &str) -> anyhow::Result<String> {
-    let mut parsed = url::Url::parse(url)?;
-    let _ = parsed.set_username("");
-    let _ = parsed.set_password(None);
-    Ok(parsed.to_string())
 }
 
 /// Until `kassa-commands` answers: roles start side by side.

@@ -132,8 +132,8 @@ async fn ship(
     released: mpsc::UnboundedSender<PaymentSafe>,
     stop: CancellationToken,
 ) -> anyhow::Result<JoinHandle<Result<(), ConsumeError>>> {
-    let settings = Settings::new(bus_view::without_login(&host.nats_url)?, "demo-shipment");
-    let options = bus_view::options(&host.nats_url, &host.logins.shipment)?;
+    let settings = Settings::new(bus::without_login(&host.nats_url)?, "demo-shipment");
+    let options = bus::options(&host.nats_url, &host.logins.shipment)?;
     let database = Database::new(host.database_url.parse()?, NoTls);
     let (client, connection) = tokio_postgres::connect(&host.database_url, NoTls).await?;
     let driving = tokio::spawn(connection);

@@ -124,13 +124,26 @@ impl State {
 
     fn safe(&self, opened: &Opened) -> Value {
         match opened.safety {
-            Safety::Safe { epoch } => json!({ "value": "yes", "epoch": epoch, "evidence": self.evidence }),
+            Safety::Safe { epoch } => {
+                json!({ "value": "yes", "epoch": epoch, "evidence": self.evidence.as_ref().map(in_words_of_the_wire) })
+            }
             Safety::No if opened.read_no == 0 => {
                 json!({ "value": "no", "reasons": [NotSafe::NothingReported] })
             }
             Safety::No => json!({ "value": "no", "reasons": opened.not_safe }),
         }
     }
+}
+
+/// As `order.payment_safe` says it: the provider's words in lower case.
+fn in_words_of_the_wire(evidence: &Evidence) -> Value {
+    let mut wire = evidence.clone();
+    wire.level.make_ascii_lowercase();
+    for payment in &mut wire.payments {
+        payment.method.make_ascii_lowercase();
+        payment.state.make_ascii_lowercase();
+    }
+    json!(wire)
 }
 
 /// An order's own events name it; a payment's carry it as what they belong to.
