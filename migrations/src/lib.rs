@@ -33,10 +33,12 @@ pub async fn migrate(client: &mut Client) -> Result<usize, MigrateError> {
         ))
         .await?;
     let result = embedded::migrations::runner().run_async(client).await;
-    client
+    let unlocked = client
         .batch_execute(&format!("SELECT pg_advisory_unlock({LOCK}); RESET lock_timeout"))
-        .await?;
+        .await;
+    // Why a step failed says more than that its connection is gone as well, and with it the lock.
     let report = result.map_err(|error| MigrateError::Step(Box::new(error)))?;
+    unlocked?;
     for step in report.applied_migrations() {
         tracing::info!(step = %step, "migrated");
     }

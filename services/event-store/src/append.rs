@@ -46,6 +46,8 @@ pub struct NewEvent {
     pub metadata: Vec<u8>,
 }
 
+/// Something to be done at a time. A timer that is there already stays as it is: one decision may not settle a timer and
+/// set it again under the same id.
 #[derive(Debug, Clone)]
 pub struct NewTimer {
     pub timer_id: Uuid,
@@ -147,7 +149,9 @@ impl Append {
             .iter()
             .map(|event| event.payload.len() + event.metadata.len() + 200)
             .sum();
-        events + self.outcome.len() + 200
+        let timers: usize = self.timers.iter().map(|timer| timer.payload.len() + 100).sum();
+        let vault: usize = self.vault.iter().map(|row| row.data.len() + 100).sum();
+        events + timers + vault + self.outcome.len() + self.fingerprint.len() + 200
     }
 
     pub(crate) fn writes(&self, stream_id: Uuid) -> bool {

@@ -218,7 +218,8 @@ async fn fly(
                 }
                 return live;
             }
-            for one in batch.into_iter().rev() {
+            for mut one in batch.into_iter().rev() {
+                one.alone |= by_statement;
                 if passing {
                     again(one, waiting, &why);
                 } else {

@@ -5,9 +5,13 @@ use std::time::Duration;
 
 use futures::{FutureExt as _, StreamExt as _};
 use tokio::sync::{mpsc, watch};
-use tokio_postgres::{AsyncMessage, Config, NoTls};
+use tokio_postgres::{AsyncMessage, NoTls};
 
-use crate::{batcher::Waiting, clock::Clock, store::read_offset};
+use crate::{
+    batcher::Waiting,
+    clock::Clock,
+    store::{address, read_offset},
+};
 
 /// Two counters that only ever go up.
 #[derive(Debug, Clone)]
@@ -58,11 +62,7 @@ async fn session(
     clock: &Clock,
     store: &mpsc::WeakSender<Waiting>,
 ) -> Result<(), tokio_postgres::Error> {
-    let mut config: Config = url.parse()?;
-    config
-        .connect_timeout(Duration::from_secs(3))
-        .application_name("kassa hints");
-    let (client, mut connection) = config.connect(NoTls).await?;
+    let (client, mut connection) = address(url, "kassa hints")?.connect(NoTls).await?;
     let mut messages = futures::stream::poll_fn(move |context| connection.poll_message(context)).fuse();
     let setup = async {
         client

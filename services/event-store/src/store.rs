@@ -16,6 +16,11 @@ use crate::{
 /// The role that services step down to: it can add to the log and not change it.
 const ROLE: &str = "kassa_app";
 
+/// For the connections of the pool. A transaction that is left open holds rows that appends may wait for, so the server
+/// ends it; five seconds are more than any of ours pauses on a busy machine.
+const LIMITS: &str =
+    "SET statement_timeout = '10s'; SET lock_timeout = '2s'; SET idle_in_transaction_session_timeout = '5s'";
+
 #[derive(Clone)]
 pub struct StoreConfig {
     /// As `tokio-postgres` reads it: a URL or `key=value` words. Holds a password; never logged.
@@ -218,11 +223,8 @@ pub(crate) async fn read_offset(client: &Client) -> Result<i64, tokio_postgres::
 
 /// A connection with its driving task, stepped down to `role`.
 pub(crate) async fn open(url: &str, role: Option<&str>) -> Result<Client, StoreError> {
-    let mut config: Config = url.parse().map_err(StoreError::Address)?;
-    config
-        .connect_timeout(Duration::from_secs(3))
-        .application_name("kassa");
-    let (client, connection) = config
+    let (client, connection) = address(url, "kassa")
+        .map_err(StoreError::Address)?
         .connect(NoTls)
         .await
         .map_err(|error| StoreError::Unreachable(full(&error)))?;
@@ -239,6 +241,19 @@ pub(crate) async fn open(url: &str, role: Option<&str>) -> Result<Client, StoreE
     Ok(client)
 }
 
+/// A server that has vanished without a word is noticed within half a minute; by default it takes hours.
+pub(crate) fn address(url: &str, name: &str) -> Result<Config, tokio_postgres::Error> {
+    let mut config: Config = url.parse()?;
+    config
+        .connect_timeout(Duration::from_secs(3))
+        .keepalives_idle(Duration::from_secs(10))
+        .keepalives_interval(Duration::from_secs(5))
+        .keepalives_retries(3)
+        .tcp_user_timeout(Duration::from_secs(25))
+        .application_name(name);
+    Ok(config)
+}
+
 fn full(error: &tokio_postgres::Error) -> String {
     match std::error::Error::source(error) {
         Some(cause) => format!("{error}: {cause}"),
@@ -247,10 +262,7 @@ fn full(error: &tokio_postgres::Error) -> String {
 }
 
 fn pool(config: &StoreConfig, role: Option<String>) -> Result<Pool, StoreError> {
-    let mut address: Config = config.url.parse().map_err(StoreError::Address)?;
-    address
-        .connect_timeout(Duration::from_secs(3))
-        .application_name("kassa");
+    let address = address(&config.url, "kassa").map_err(StoreError::Address)?;
     let manager = Manager::from_config(
         address,
         NoTls,
@@ -259,8 +271,8 @@ fn pool(config: &StoreConfig, role: Option<String>) -> Result<Pool, StoreError> 
         },
     );
     let session = match role {
-        Some(role) => format!("SET ROLE {role}; SET statement_timeout = '10s'; SET lock_timeout = '2s'"),
-        None => "SET statement_timeout = '10s'; SET lock_timeout = '2s'".to_owned(),
+        Some(role) => format!("SET ROLE {role}; {LIMITS}"),
+        None => LIMITS.to_owned(),
     };
     Pool::builder(manager)
         .max_size(config.pool_size)

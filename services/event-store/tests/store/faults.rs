@@ -160,7 +160,7 @@ async fn commits_stay_durable_when_the_setting_is_changed_meanwhile() {
          GRANT INSERT ON seen TO kassa_app;
          CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS
              $$ BEGIN INSERT INTO seen VALUES (current_setting('synchronous_commit')); RETURN NULL; END $$;
-         CREATE TRIGGER see AFTER INSERT ON events_p0 EXECUTE FUNCTION see();
+         CREATE TRIGGER see AFTER INSERT ON events EXECUTE FUNCTION see();
          ALTER DATABASE {name} SET synchronous_commit = off;
          SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}' AND pid <> pg_backend_pid()"
     );
