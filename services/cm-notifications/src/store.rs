@@ -1,12 +1,13 @@
 //! Where do hints go? One row a reference, and in the same transaction a request to read the order's report, if there is
 //! such an order.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use kassa_domain::ids::{OrderId, Shop};
 use kassa_event_store::{Store, request_read_in};
 use tokio_postgres::Transaction;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 /// Parked references are looked for this often; CM may be faster than our own record of the order.
 const SWEEP: Duration = Duration::from_millis(500);
@@ -65,39 +66,45 @@ impl Hints {
     }
 
     async fn sweep_once(&self) -> anyhow::Result<()> {
-        let mut client = self.store.pool().get().await?;
-        let transaction = client.transaction().await?;
-        let parked = transaction
+        let client = self.store.pool().get().await?;
+        let parked = client
             .query(
-                "SELECT shop, reference FROM notifications WHERE state = 'parked'
-                  ORDER BY last_at DESC LIMIT $1 FOR UPDATE SKIP LOCKED",
+                "SELECT shop, reference FROM notifications WHERE state = 'parked' ORDER BY last_at DESC LIMIT $1",
                 &[&SWEEP_ROWS],
             )
             .await?;
-        let mut found = false;
-        for row in parked {
-            let (shop, reference): (String, String) = (row.get(0), row.get(1));
-            let Ok(shop) = Shop::parse(&shop) else { continue };
-            if request_reads(&transaction, &shop, &reference).await? {
-                found = true;
-                transaction
-                    .execute(
-                        "UPDATE notifications SET state = 'known' WHERE shop = $1 AND reference = $2",
-                        &[&shop.as_str(), &reference],
-                    )
-                    .await?;
-            }
-        }
-        transaction
+        let parked: Vec<(Shop, String)> = parked
+            .iter()
+            .filter_map(|row| Some((Shop::parse(row.get(0)).ok()?, row.get(1))))
+            .collect();
+        let streams: Vec<Uuid> = parked
+            .iter()
+            .flat_map(|(shop, reference)| candidates(shop, reference))
+            .map(|order| order.stream())
+            .collect();
+        let known = client
+            .query(
+                "SELECT stream_id FROM streams WHERE stream_id = ANY ($1)",
+                &[&streams],
+            )
+            .await?;
+        let known: HashSet<Uuid> = known.iter().map(|row| row.get(0)).collect();
+        client
             .execute(
                 "DELETE FROM notifications WHERE state = 'parked' AND first_at < clock_timestamp() - $1::text::interval",
                 &[&PARKED_MAX],
             )
             .await?;
-        transaction.commit().await?;
         drop(client);
-        if found {
-            self.store.ring_readers().await?;
+        // Each in a transaction of its own: one that held the rows of many orders could meet an append that wants them in
+        // another order.
+        for (shop, reference) in parked {
+            if candidates(&shop, &reference)
+                .iter()
+                .any(|order| known.contains(&order.stream()))
+            {
+                self.keep(&shop, &reference).await?;
+            }
         }
         Ok(())
     }
