@@ -47,12 +47,16 @@ impl Projection for Checkout {
         }
         let mut states = load(transaction, &orders).await?;
         for order in orders {
-            let mut state = states.remove(&order).unwrap_or_default();
-            let group = &by_order[&order];
-            for event in group {
+            let (mut state, seen) = states.remove(&order).unwrap_or_default();
+            // A row knows how far it is: what comes again changes nothing.
+            let news: Vec<_> = by_order[&order]
+                .iter()
+                .filter(|event| event.position > seen)
+                .collect();
+            for event in &news {
                 state.fold(event)?;
             }
-            if let (Some(opened), Some(last)) = (state.order.opened().cloned(), group.last()) {
+            if let (Some(opened), Some(last)) = (state.order.opened().cloned(), news.last()) {
                 save(transaction, &order, &state, &opened, last).await?;
             }
         }
@@ -158,15 +162,19 @@ fn order_of(event: &StoredEvent) -> anyhow::Result<String> {
     Ok(serde_json::from_slice::<Metadata>(&event.metadata)?.correlation_id)
 }
 
-async fn load(transaction: &Transaction<'_>, orders: &[String]) -> anyhow::Result<HashMap<String, State>> {
+/// The rows there are, each with the position of its last event.
+async fn load(
+    transaction: &Transaction<'_>,
+    orders: &[String],
+) -> anyhow::Result<HashMap<String, (State, i64)>> {
     let rows = transaction
         .query(
-            "SELECT order_id, state FROM read_orders WHERE order_id = ANY ($1)",
+            "SELECT order_id, state, position FROM read_orders WHERE order_id = ANY ($1)",
             &[&orders],
         )
         .await?;
     rows.into_iter()
-        .map(|row| Ok((row.get(0), serde_json::from_value(row.get(1))?)))
+        .map(|row| Ok((row.get(0), (serde_json::from_value(row.get(1))?, row.get(2)))))
         .collect()
 }
 

@@ -7,6 +7,7 @@ mod bad_input;
 mod crashes;
 mod hooks;
 mod permissions;
+mod read_models;
 mod replay;
 mod scenarios;
 mod stage;

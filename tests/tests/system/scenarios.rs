@@ -86,6 +86,24 @@ async fn ideal_success_is_paid_safe_and_shipped_once() {
         "personal data in {order}"
     );
     assert_eq!(stage.shipped.refused(), 0);
+    // The person is in the vault and nowhere else.
+    for (table, times) in [
+        ("shoppers", 1),
+        ("events", 0),
+        ("command_log", 0),
+        ("timers", 0),
+        ("provider_reads", 0),
+        ("notifications", 0),
+        ("read_orders", 0),
+        ("read_shipping", 0),
+    ] {
+        // Bytes are written as text where they are text: JSON, in all these columns.
+        let bytes = "encode(convert_to('canary.person', 'UTF8'), 'hex')";
+        let sql = format!(
+            "SELECT count(*) FROM {table} AS t WHERE t::text LIKE '%canary.person%' OR t::text LIKE '%' || {bytes} || '%'"
+        );
+        assert_eq!(stage.sql_count(&sql).await, times, "{table}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

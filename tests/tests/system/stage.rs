@@ -354,6 +354,19 @@ impl Stage {
         count
     }
 
+    /// The first column of every row, as the owner of the database sees it.
+    pub(crate) async fn sql_texts(&self, sql: &str) -> Vec<String> {
+        let (client, connection) = tokio_postgres::connect(&self.database_url, NoTls)
+            .await
+            .expect("it opens");
+        let driving = tokio::spawn(connection);
+        let rows = client.query(sql, &[]).await.expect(sql);
+        let texts = rows.iter().map(|row| row.get(0)).collect();
+        drop(client);
+        let _ = driving.await;
+        texts
+    }
+
     /// Waits for a condition; a test that waits in vain says what for.
     pub(crate) async fn until(&self, what: &str, holds: impl AsyncFn(&Self) -> bool) {
         let deadline = Instant::now() + DEADLINE;
