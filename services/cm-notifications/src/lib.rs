@@ -27,7 +27,9 @@ impl Notifications {
     /// # Errors
     /// When the address cannot be listened on.
     pub async fn bind(address: SocketAddr) -> io::Result<Self> {
-        let listener = TcpListener::bind(address).await?;
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|error| io::Error::new(error.kind(), format!("http.listen {address}: {error}")))?;
         let address = listener.local_addr()?;
         Ok(Self { listener, address })
     }

@@ -14,6 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::exit::Ended;
 
+/// Longer than a call to CM takes, shorter than the half minute after which supervisors kill.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(25);
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Role {
     /// Every role but the simulator.
@@ -151,14 +154,25 @@ pub(crate) async fn serve(
         for role in &wanted {
             tracing::info!(role = role.name(), "starting");
         }
-        Running::start(config, &store, &wanted, None, shutdown.clone())
-            .wait()
-            .await?;
+        let running = Running::start(config, &store, &wanted, None, shutdown.clone());
+        tokio::select! {
+            ended = running.wait() => ended?,
+            () = patience(&shutdown) => {
+                // Whatever is still under way stands in the log as intent, or not at all: it is taken up from there.
+                anyhow::bail!("a server does not answer: ended after {} s with work under way", SHUTDOWN_MAX.as_secs());
+            }
+        }
     }
     if let Some(simulator) = simulator {
         simulator.await??;
     }
     Ok(())
+}
+
+/// Until a shutdown has lasted longer than it may.
+async fn patience(shutdown: &CancellationToken) {
+    shutdown.cancelled().await;
+    tokio::time::sleep(SHUTDOWN_MAX).await;
 }
 
 pub(crate) fn simulator(config: &Config) -> SimConfig {
