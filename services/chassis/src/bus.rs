@@ -1,6 +1,13 @@
 //! How is a service on the bus? A connection that comes back by itself, and a work loop over a durable pull consumer.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use async_nats::jetstream::{
     AckKind, Context,
@@ -25,15 +32,36 @@ pub async fn connect(url: &str, login: &Login, name: &str) -> anyhow::Result<asy
         .reconnect_delay_callback(|attempts| {
             Duration::from_millis((50 * u64::try_from(attempts).unwrap_or(20)).min(1_000))
         })
-        .event_callback(|event| async move {
-            match event {
-                async_nats::Event::Connected => tracing::info!("connected to NATS"),
-                // Ours, at the end.
-                async_nats::Event::Closed | async_nats::Event::Draining => {}
-                other => tracing::warn!(event = %other, "the NATS connection changed"),
+        .event_callback({
+            let failures = Arc::new(AtomicU32::new(0));
+            move |event| {
+                let failures = failures.clone();
+                async move { tell(&event, &failures) }
             }
         });
     Ok(options.connect(without_login(url)?).await?)
+}
+
+/// What an event of the connection means; a failure that goes on is told at its 1st, 2nd, 4th, 8th … time.
+fn tell(event: &async_nats::Event, failures: &AtomicU32) {
+    match event {
+        async_nats::Event::Connected => {
+            failures.store(0, Ordering::Relaxed);
+            tracing::info!("connected to NATS");
+        }
+        // Ours, at the end.
+        async_nats::Event::Closed | async_nats::Event::Draining => {}
+        other => {
+            let before = failures.fetch_add(1, Ordering::Relaxed);
+            if (before + 1).is_power_of_two() {
+                tracing::warn!(
+                    event = %other,
+                    times = before + 1,
+                    "NATS is away or refuses this login: nothing is heard or sent until it is back; nothing stored is lost"
+                );
+            }
+        }
+    }
 }
 
 /// Who we are: the login given or, without one, that of the URL, which the client library itself does not look at.
@@ -113,6 +141,23 @@ impl Work {
     }
 }
 
+/// The durable's messages; it is made where it is missing.
+async fn pull(jetstream: &Context, work: &Work) -> anyhow::Result<pull::Stream> {
+    let stream = jetstream.get_stream(&work.stream).await?;
+    let consumer: Consumer<pull::Config> = stream
+        .get_or_create_consumer(&work.durable, work.consumer())
+        .await?;
+    let messages = consumer
+        .stream()
+        .max_messages_per_batch(work.concurrency)
+        // Noticing a lost server or consumer takes two missed heartbeats.
+        .heartbeat(Duration::from_millis(500))
+        .expires(Duration::from_secs(5))
+        .messages()
+        .await?;
+    Ok(messages)
+}
+
 /// Hands messages to `handle` until shutdown; then waits for those under way.
 ///
 /// # Errors
@@ -126,18 +171,10 @@ pub async fn consume<F>(
 where
     F: Future<Output = Disposition> + Send + 'static,
 {
-    let stream = jetstream.get_stream(&work.stream).await?;
-    let consumer: Consumer<pull::Config> = stream
-        .get_or_create_consumer(&work.durable, work.consumer())
-        .await?;
-    let mut messages = consumer
-        .stream()
-        .max_messages_per_batch(work.concurrency)
-        // Noticing a lost server or consumer takes two missed heartbeats.
-        .heartbeat(Duration::from_millis(500))
-        .expires(Duration::from_secs(5))
-        .messages()
-        .await?;
+    let mut messages = tokio::select! {
+        () = shutdown.cancelled() => return Ok(()),
+        messages = pull(jetstream, work) => messages?,
+    };
     let permits = Arc::new(Semaphore::new(work.concurrency));
     let under_way = TaskTracker::new();
     let result = loop {

@@ -5,10 +5,10 @@ use std::{collections::HashMap, future::Future, sync::Arc};
 
 use async_nats::{
     Client, HeaderMap,
-    service::{Request, ServiceExt as _},
+    service::{Request, Service, ServiceExt as _},
 };
 use bytes::Bytes;
-use futures::StreamExt as _;
+use futures::{StreamExt as _, stream::BoxStream};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -16,6 +16,9 @@ use crate::problem::Problem;
 
 /// Requests under way at once: each waits for a commit, and some for the provider's answer.
 const UNDER_WAY: usize = 4_096;
+
+/// For answers to leave at the end; a bus that is away takes none.
+const FLUSH_MAX: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// What is served where: `{prefix}.{shop}.{verb}`.
 #[derive(Debug, Clone, Copy)]
@@ -67,33 +70,11 @@ pub async fn serve<F>(
 where
     F: Future<Output = Reply> + Send + 'static,
 {
-    let service = client
-        .service_builder()
-        .description(what.description)
-        .start(what.name, what.version)
-        .await
-        .map_err(anyhow::Error::from_boxed)?;
-    let mut endpoints = Vec::new();
-    for verb in what.verbs {
-        let endpoint = service
-            .endpoint_builder()
-            .name(verb)
-            .metadata(HashMap::from([("idempotent".to_owned(), "true".to_owned())]))
-            .add(format!("{}.*.{verb}", what.prefix))
-            .await
-            .map_err(anyhow::Error::from_boxed)?;
-        endpoints.push(endpoint.map(|request| (true, request)).boxed());
-    }
-    // A queue group of its own: in that of the verbs it would take their requests.
-    let fallback = service
-        .endpoint_builder()
-        .name("unknown")
-        .queue_group(format!("{}-unknown", what.name))
-        .add(format!("{}.*.>", what.prefix))
-        .await
-        .map_err(anyhow::Error::from_boxed)?;
-    endpoints.push(fallback.map(|request| (false, request)).boxed());
-
+    // The service lives as long as this is kept.
+    let (_service, endpoints) = tokio::select! {
+        () = shutdown.cancelled() => return Ok(()),
+        started = start(client, what) => started?,
+    };
     let permits = Arc::new(Semaphore::new(UNDER_WAY));
     let under_way = TaskTracker::new();
     let mut requests = futures::stream::select_all(endpoints);
@@ -156,8 +137,42 @@ where
     under_way.close();
     under_way.wait().await;
     // Said before the connection goes, so that requesters are not left waiting.
-    let _ = client.flush().await;
+    let _ = tokio::time::timeout(FLUSH_MAX, client.flush()).await;
     result
+}
+
+/// Subscribes to every verb (`true`) and to whatever else comes (`false`).
+async fn start(
+    client: &Client,
+    what: MicroService,
+) -> anyhow::Result<(Service, Vec<BoxStream<'static, (bool, Request)>>)> {
+    let service = client
+        .service_builder()
+        .description(what.description)
+        .start(what.name, what.version)
+        .await
+        .map_err(anyhow::Error::from_boxed)?;
+    let mut endpoints = Vec::new();
+    for verb in what.verbs {
+        let endpoint = service
+            .endpoint_builder()
+            .name(verb)
+            .metadata(HashMap::from([("idempotent".to_owned(), "true".to_owned())]))
+            .add(format!("{}.*.{verb}", what.prefix))
+            .await
+            .map_err(anyhow::Error::from_boxed)?;
+        endpoints.push(endpoint.map(|request| (true, request)).boxed());
+    }
+    // A queue group of its own: in that of the verbs it would take their requests.
+    let fallback = service
+        .endpoint_builder()
+        .name("unknown")
+        .queue_group(format!("{}-unknown", what.name))
+        .add(format!("{}.*.>", what.prefix))
+        .await
+        .map_err(anyhow::Error::from_boxed)?;
+    endpoints.push(fallback.map(|request| (false, request)).boxed());
+    Ok((service, endpoints))
 }
 
 fn tokens(prefix: &str, subject: &str) -> (String, String) {

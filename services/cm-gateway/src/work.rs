@@ -332,7 +332,9 @@ impl Gateway {
             payment: pending.attempt.payment_id,
             said,
         };
-        let command = command_for(&word);
+        // One id for all tries of this word, and for no other: the state itself knows what was said before, and a refusal
+        // that was stored for an earlier word must not answer a later one.
+        let command = CommandId::from_uuid(Uuid::new_v4());
         let mut tries = 0;
         loop {
             match self
@@ -350,35 +352,6 @@ impl Gateway {
             }
         }
     }
-}
-
-/// The same word about the same call has the same id.
-fn command_for(word: &Word) -> CommandId {
-    let (name, attempt) = match &word.said {
-        Said::CallAttempted { .. } => return CommandId::from_uuid(Uuid::new_v4()),
-        Said::OrderRegistered { attempt, .. } => ("registered", *attempt),
-        Said::Redirected { attempt, .. } => ("redirected", *attempt),
-        Said::Failed { attempt, .. } => ("failed", *attempt),
-        Said::Lost {
-            operation: Operation::CreateOrder,
-            attempt,
-            ..
-        } => ("lost-create", *attempt),
-        Said::Lost {
-            operation: Operation::Start,
-            attempt,
-            ..
-        } => ("lost-start", *attempt),
-        Said::NotSent {
-            operation: Operation::CreateOrder,
-            attempt,
-        } => ("unsent-create", *attempt),
-        Said::NotSent {
-            operation: Operation::Start,
-            attempt,
-        } => ("unsent-start", *attempt),
-    };
-    CommandId::derived(word.payment.stream(), name, u64::from(attempt))
 }
 
 /// The shop's own reference the first time. Later ones differ, since CM takes each only once and an earlier create may have
