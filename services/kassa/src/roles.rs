@@ -100,7 +100,9 @@ impl Running {
         Self { tasks, shutdown }
     }
 
-    /// Waits until all have ended; one that fails takes the others with it, since the process is to be started anew.
+    /// Waits until all have ended. One that fails takes the others with it, since the process is to be started anew; but
+    /// for the relay, which stops for a person to look: without it nothing is shipped wrongly, and without the others
+    /// nothing is paid.
     ///
     /// # Errors
     /// The first role's error.
@@ -111,8 +113,16 @@ impl Running {
             match ended {
                 Ok(()) => tracing::info!(role = name, "stopped"),
                 Err(error) => {
-                    tracing::error!(role = name, error = format!("{error:#}"), "cannot go on");
-                    self.shutdown.cancel();
+                    let alone = name == Role::Relay.name();
+                    tracing::error!(
+                        role = name,
+                        others_go_on = alone,
+                        error = format!("{error:#}"),
+                        "cannot go on"
+                    );
+                    if !alone {
+                        self.shutdown.cancel();
+                    }
                     if result.is_ok() {
                         result = Err(error.context(format!("role {name}")));
                     }
