@@ -114,7 +114,8 @@ pub struct Work {
     /// The durable's name: the crate that reads it.
     pub durable: String,
     pub filter: String,
-    /// Longer than one call outside may take; progress is acknowledged meanwhile.
+    /// How long a message waits for another worker when the one that had it is gone; progress is acknowledged three times
+    /// as often.
     pub ack_wait: Duration,
     /// Messages in the handler at once.
     pub concurrency: usize,

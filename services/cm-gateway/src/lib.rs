@@ -74,7 +74,9 @@ impl Gateway {
             stream: STREAM.to_owned(),
             durable: NAME.to_owned(),
             filter: STARTED.to_owned(),
-            ack_wait: Duration::from_secs(30),
+            // Progress is acknowledged while a call is under way, so this is only how long a payment waits when its
+            // worker is gone.
+            ack_wait: Duration::from_secs(6),
             concurrency: CONCURRENCY,
             start_sequence: u64::try_from(mark)? + 1,
         };
