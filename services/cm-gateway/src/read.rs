@@ -18,8 +18,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{Gateway, client::Answer};
 
-/// Longer than any call takes, with the recording: an answer that is older is thrown away, since another may read by then.
-const LEASE: Duration = Duration::from_secs(90);
+/// What a lease has on top of the longest call: for recording what was read, also over a restart of the database. Until
+/// it ends, nobody else reads this order if the worker that had it is gone.
+const LEASE_MARGIN: Duration = Duration::from_secs(10);
+/// How much of that may be gone when recording begins. An answer that is later is thrown away, since another may read by
+/// the time it is recorded.
+const LATE: Duration = Duration::from_secs(2);
 /// Reads under way at once, over all shops.
 const READS: usize = 64;
 /// How often it is looked for work even when no hint comes: hints may be lost.
@@ -47,7 +51,7 @@ impl Gateway {
             let claims = if free == 0 {
                 vec![]
             } else {
-                let lease = SignedDuration::try_from(LEASE)?;
+                let lease = SignedDuration::try_from(self.longest_call() + LEASE_MARGIN)?;
                 self.executor
                     .store()
                     .claim_reads(self.executor.now(), lease, free)
@@ -73,6 +77,14 @@ impl Gateway {
         under_way.close();
         under_way.wait().await;
         Ok(())
+    }
+
+    fn longest_call(&self) -> Duration {
+        self.clients
+            .values()
+            .map(|client| client.timeout)
+            .max()
+            .unwrap_or_default()
     }
 
     async fn serve_claim(&self, claim: &ClaimedRead) {
@@ -136,7 +148,7 @@ impl Gateway {
                 return Ok(Read::Again(SignedDuration::from_secs(2)));
             }
         };
-        if began.elapsed() + Duration::from_secs(5) > LEASE {
+        if began.elapsed() > self.longest_call() + LATE {
             // Another may be reading by now, and its number is higher.
             return Ok(Read::Again(SignedDuration::ZERO));
         }

@@ -145,7 +145,7 @@ impl Executor {
             Caller::Internal => vec![],
         };
         for attempt in 0..TRIES {
-            let mut session = Session::new(self, command, self.now());
+            let mut session = Session::new(self, command, matches!(caller, Caller::Shop(_)), self.now());
             let logged = match decision.decide(&mut session).await {
                 Ok(outcome) => Logged::Accepted(outcome),
                 Err(Refusal::Problem(problem)) => {

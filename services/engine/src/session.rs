@@ -51,7 +51,7 @@ pub(crate) struct Touched<A> {
 #[derive(Debug)]
 pub struct Session<'a> {
     executor: &'a Executor,
-    command: CommandId,
+    author: Author,
     pub(crate) now: Timestamp,
     pub(crate) order: Option<(OrderId, Touched<Order>)>,
     pub(crate) payments: Vec<(PaymentId, Touched<Payment>)>,
@@ -82,10 +82,10 @@ pub enum Told<R: std::error::Error + 'static> {
 }
 
 impl<'a> Session<'a> {
-    pub(crate) fn new(executor: &'a Executor, command: CommandId, now: Timestamp) -> Self {
+    pub(crate) fn new(executor: &'a Executor, command: CommandId, by_shop: bool, now: Timestamp) -> Self {
         Self {
             executor,
-            command,
+            author: Author { command, by_shop },
             now,
             order: None,
             payments: vec![],
@@ -104,7 +104,7 @@ impl<'a> Session<'a> {
 
     /// The command that is being decided.
     pub fn command(&self) -> CommandId {
-        self.command
+        self.author.command
     }
 
     /// The order, [`Order::Unopened`] where there is none. One decision is about one order.
@@ -130,30 +130,22 @@ impl<'a> Session<'a> {
         id: OrderId,
         command: OrderCommand,
     ) -> Result<(), Told<OrderRejection>> {
-        let command_id = self.command;
+        let author = self.author;
         let touched = self.touch_order(id).await?;
         let decided = decide(touched, command).await.map_err(Told::Rejected)?;
         let Some(opened) = touched.state.opened() else {
             return Ok(());
         };
-        let shop = opened.facts.shop.clone();
         let text = id.to_string();
-        let mut version = touched.base.version + touched.added;
-        let mut stored = Vec::with_capacity(decided.len());
-        for event in &decided {
-            version += 1;
-            let event_id = order_event_id(id, event, version);
-            stored.push(new_event(
-                command_id,
-                &shop,
-                id.stream(),
-                event_id,
-                &text,
-                &text,
-                event,
-            )?);
-        }
-        touched.added = version - touched.base.version;
+        let place = Place {
+            shop: opened.facts.shop.clone(),
+            aggregate_id: &text,
+            correlation_id: &text,
+        };
+        let stored = author.sign(touched, &place, &decided, |event, version| match event.epoch() {
+            Some(epoch) => ids::epoch_event_id(id, &event.event_type(), epoch),
+            None => ids::event_id(id.stream(), version),
+        })?;
         self.events.extend(stored);
         Ok(())
     }
@@ -167,30 +159,21 @@ impl<'a> Session<'a> {
         id: PaymentId,
         command: PaymentCommand,
     ) -> Result<(), Told<PaymentRejection>> {
-        let command_id = self.command;
+        let author = self.author;
         let touched = self.touch_payment(id).await?;
         let decided = decide(touched, command).await.map_err(Told::Rejected)?;
         let Some(attempt) = touched.state.attempt() else {
             return Ok(());
         };
-        let (shop, order) = (attempt.shop.clone(), attempt.order_id.to_string());
-        let text = id.to_string();
-        let mut version = touched.base.version + touched.added;
-        let mut stored = Vec::with_capacity(decided.len());
-        for event in &decided {
-            version += 1;
-            let event_id = ids::event_id(id.stream(), version);
-            stored.push(new_event(
-                command_id,
-                &shop,
-                id.stream(),
-                event_id,
-                &text,
-                &order,
-                event,
-            )?);
-        }
-        touched.added = version - touched.base.version;
+        let (text, order) = (id.to_string(), attempt.order_id.to_string());
+        let place = Place {
+            shop: attempt.shop.clone(),
+            aggregate_id: &text,
+            correlation_id: &order,
+        };
+        let stored = author.sign(touched, &place, &decided, |_, version| {
+            ids::event_id(id.stream(), version)
+        })?;
         self.events.extend(stored);
         Ok(())
     }
@@ -281,13 +264,6 @@ where
     Ok(sink.collect().await)
 }
 
-fn order_event_id(id: OrderId, event: &OrderEvent, version: i64) -> Uuid {
-    match event.epoch() {
-        Some(epoch) => ids::epoch_event_id(id, &event.event_type(), epoch),
-        None => ids::event_id(id.stream(), version),
-    }
-}
-
 trait Typed: cqrs_es::DomainEvent + Serialize {
     const AGGREGATE: &'static str;
 }
@@ -300,34 +276,62 @@ impl Typed for PaymentEvent {
     const AGGREGATE: &'static str = Payment::TYPE;
 }
 
-fn new_event<E: Typed>(
+/// On whose behalf events are recorded, and by which command.
+#[derive(Debug, Clone, Copy)]
+struct Author {
     command: CommandId,
-    shop: &Shop,
-    stream_id: Uuid,
-    event_id: Uuid,
-    aggregate_id: &str,
-    correlation_id: &str,
-    event: &E,
-) -> Result<NewEvent, Fault> {
-    let metadata = Metadata {
-        command_id: command.uuid(),
-        causation_id: command.uuid(),
-        correlation_id,
-        auth_type: "api_key",
-        auth_id: shop.as_str(),
-    };
-    Ok(NewEvent {
-        stream_id,
-        event_id,
-        shop: shop.to_string(),
-        aggregate_type: E::AGGREGATE.to_owned(),
-        aggregate_id: aggregate_id.to_owned(),
-        event_type: event.event_type(),
-        schema_version: event
-            .event_version()
-            .parse()
-            .map_err(|_| Fault::Internal("an event version is a number"))?,
-        payload: serde_json::to_vec(event).map_err(|_| Fault::Internal("an event is plain data"))?,
-        metadata: serde_json::to_vec(&metadata).map_err(|_| Fault::Internal("metadata is plain data"))?,
-    })
+    /// A shop's own command; else it is our workers' word.
+    by_shop: bool,
+}
+
+/// What the events of one aggregate have in common.
+struct Place<'p> {
+    shop: Shop,
+    aggregate_id: &'p str,
+    /// The order, for its payments too.
+    correlation_id: &'p str,
+}
+
+impl Author {
+    /// Gives the decided events their ids and metadata, and counts them.
+    fn sign<A, E: Typed>(
+        self,
+        touched: &mut Touched<A>,
+        place: &Place<'_>,
+        decided: &[E],
+        event_id: impl Fn(&E, i64) -> Uuid,
+    ) -> Result<Vec<NewEvent>, Fault> {
+        let metadata = Metadata {
+            command_id: self.command.uuid(),
+            causation_id: self.command.uuid(),
+            correlation_id: place.correlation_id,
+            auth_type: if self.by_shop { "api_key" } else { "system" },
+            auth_id: if self.by_shop {
+                place.shop.as_str()
+            } else {
+                "kassa"
+            },
+        };
+        let metadata =
+            serde_json::to_vec(&metadata).map_err(|_| Fault::Internal("metadata is plain data"))?;
+        let mut stored = Vec::with_capacity(decided.len());
+        for event in decided {
+            touched.added += 1;
+            stored.push(NewEvent {
+                stream_id: touched.stream,
+                event_id: event_id(event, touched.base.version + touched.added),
+                shop: place.shop.to_string(),
+                aggregate_type: E::AGGREGATE.to_owned(),
+                aggregate_id: place.aggregate_id.to_owned(),
+                event_type: event.event_type(),
+                schema_version: event
+                    .event_version()
+                    .parse()
+                    .map_err(|_| Fault::Internal("an event version is a number"))?,
+                payload: serde_json::to_vec(event).map_err(|_| Fault::Internal("an event is plain data"))?,
+                metadata: metadata.clone(),
+            });
+        }
+        Ok(stored)
+    }
 }

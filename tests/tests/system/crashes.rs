@@ -53,7 +53,7 @@ async fn the_engine_is_killed_between_a_command_and_its_repeat() {
     stage
         .until("the engine answers again", async |s| {
             s.checkout
-                .request(format!("kassa.cmd.{SHOP}.create_order"), "".into())
+                .request(format!("kassa.cmd.{SHOP}.start_payment"), "".into())
                 .await
                 .is_ok()
         })
