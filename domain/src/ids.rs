@@ -81,7 +81,7 @@ impl From<Shop> for String {
 }
 
 macro_rules! bucketed_id {
-    ($(#[$doc:meta])* $name:ident, $kind:literal, $prefix:literal) => {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $prefix:literal, $holds:expr) => {
         $(#[$doc])*
         ///
         /// In text: a prefix, then base32 of one bucket byte and sixteen bytes of UUID (28 characters). The bucket is
@@ -104,7 +104,9 @@ macro_rules! bucketed_id {
                     .and_then(|rest| BASE32.decode(rest.as_bytes()).ok())
                     .ok_or(wrong.clone())?;
                 let (bucket, uuid) = bytes.split_first().ok_or(wrong.clone())?;
-                Ok(Self { bucket: *bucket, uuid: Uuid::from_slice(uuid).map_err(|_| wrong)? })
+                let id = Self { bucket: *bucket, uuid: Uuid::from_slice(uuid).map_err(|_| wrong.clone())? };
+                let holds: fn(&Self) -> bool = $holds;
+                if holds(&id) { Ok(id) } else { Err(wrong) }
             }
 
             /// 0 to 255; a table maps buckets to parts of the log.
@@ -151,15 +153,19 @@ macro_rules! bucketed_id {
 
 bucketed_id!(
     /// What a shopper owes a merchant.
-    OrderId, "order id", "ord_"
+    OrderId, "order id", "ord_",
+    // An order's bucket is its own first byte: another one would be a second name for the same stream.
+    |id| id.bucket == id.uuid.as_bytes()[0]
 );
 bucketed_id!(
     /// One attempt to pay an order.
-    PaymentId, "payment id", "pay_"
+    PaymentId, "payment id", "pay_",
+    |_| true
 );
 bucketed_id!(
     /// The key of a shopper's personal data in the vault; events carry this and nothing more of a person.
-    ShopperId, "shopper id", "shp_"
+    ShopperId, "shopper id", "shp_",
+    |_| true
 );
 
 impl OrderId {
@@ -283,6 +289,15 @@ mod tests {
         assert!(OrderId::parse(&payment.to_string()).is_err());
         assert!(OrderId::parse(&order.to_string().to_uppercase()).is_err());
         assert!(OrderId::parse("ord_").is_err());
+    }
+
+    #[test]
+    fn an_order_has_one_name_only() {
+        let text = OrderId::new(&shop(), "A-1").to_string();
+        for first in ["0", "1", "z"] {
+            let renamed = format!("ord_{first}{}", &text[5..]);
+            assert!(renamed == text || OrderId::parse(&renamed).is_err(), "{renamed}");
+        }
     }
 
     #[test]

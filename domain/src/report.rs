@@ -60,8 +60,10 @@ pub struct ReportedMove {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub enum AuthorizationState {
-    /// The shopper or the acquirer is still at it.
-    UnderWay(String),
+    /// The shopper may come back to it, or may not.
+    WithShopper(String),
+    /// The acquirer is at it, or a cancel is not through: money may be taken.
+    WithAcquirer(String),
     Authorized,
     Canceled,
     /// Refused or broken for good.
@@ -83,13 +85,13 @@ impl From<String> for AuthorizationState {
             "NEW"
             | "RISK_CHECK_OK"
             | "STARTED"
-            | "AUTHENTICATED"
             | "REDIRECTED_FOR_AUTHENTICATION"
-            | "REDIRECTED_FOR_AUTHORIZATION"
+            | "REDIRECTED_FOR_AUTHORIZATION" => Self::WithShopper(word),
+            "AUTHENTICATED"
             | "AUTHORIZATION_REQUESTED"
             | "CANCEL_REQUESTED"
             | "CANCEL_FAILED"
-            | "CANCEL_ERROR" => Self::UnderWay(word),
+            | "CANCEL_ERROR" => Self::WithAcquirer(word),
             // Guessing here would ship goods or lose a sale.
             _ => Self::Unknown(word),
         }
@@ -101,7 +103,8 @@ impl From<AuthorizationState> for String {
         match state {
             AuthorizationState::Authorized => "AUTHORIZED".to_owned(),
             AuthorizationState::Canceled => "CANCELED".to_owned(),
-            AuthorizationState::UnderWay(word)
+            AuthorizationState::WithShopper(word)
+            | AuthorizationState::WithAcquirer(word)
             | AuthorizationState::Failed(word)
             | AuthorizationState::Unknown(word) => word,
         }

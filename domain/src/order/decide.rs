@@ -134,6 +134,7 @@ impl Opened {
                 report: seen.report.clone(),
                 not_safe,
                 policy: seen.policy.version.clone(),
+                owners: seen.owners.clone(),
             });
         }
         events.extend(self.standing_events(&seen.policy, &seen.report));

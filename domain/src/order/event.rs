@@ -45,6 +45,8 @@ pub enum OrderEvent {
         /// Empty when the report makes the order safe.
         not_safe: Vec<NotSafe>,
         policy: String,
+        /// Which of our payments each of the report's payments (by provider id) belongs to, from now on.
+        owners: BTreeMap<String, PaymentId>,
     },
     OrderPartiallyPaid {
         ordered: Money,

@@ -16,6 +16,7 @@ impl Order {
                     attempts: vec![],
                     standing: Standing::Unpaid,
                     safety: Safety::No,
+                    owners: std::collections::BTreeMap::new(),
                     read_no: 0,
                     digest: None,
                     not_safe: vec![],
@@ -56,8 +57,12 @@ impl Opened {
                 read_no,
                 digest,
                 not_safe,
+                owners,
                 ..
             } => {
+                for (provider_payment, payment) in owners {
+                    self.owners.entry(provider_payment).or_insert(payment);
+                }
                 self.read_no = read_no;
                 self.digest = Some(digest);
                 self.not_safe = not_safe;

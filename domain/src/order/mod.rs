@@ -24,8 +24,9 @@ use crate::{
     report::{ProviderReport, ReportedPayment},
 };
 
-/// Which of our payments a provider's payment belongs to: the one that knows its id, else the live attempt, else the
-/// last one. A shopper whose `start` was lost pays through the menu, under an id that we never saw.
+/// Which of our payments a provider's payment belongs to: the one that knows its id; else the one that it was given to when
+/// it was first seen; else the live attempt, or the last one. A shopper whose `start` was lost pays through the menu, under
+/// an id that we never saw; once given, it is never given to a later attempt.
 pub fn owner<'a>(
     opened: &Opened,
     payments: impl IntoIterator<Item = (PaymentId, &'a Payment)>,
@@ -35,6 +36,7 @@ pub fn owner<'a>(
         .into_iter()
         .find(|(_, payment)| payment.provider_payments().contains(&seen.id))
         .map(|(id, _)| id)
+        .or_else(|| opened.owners.get(&seen.id).copied())
         .or_else(|| opened.live_attempt().map(|attempt| attempt.payment_id))
         .or_else(|| opened.attempts.last().map(|attempt| attempt.payment_id))
 }
@@ -72,6 +74,9 @@ pub enum NextAction {
 /// provider's menu: an order whose answer was lost is still payable.
 pub fn next_action(opened: &Opened, payment: &Payment) -> NextAction {
     use crate::payment::{Pending, Step};
+    if opened.stopped.is_some() || matches!(opened.standing, Standing::Paid { .. }) {
+        return NextAction::None;
+    }
     match payment {
         Payment::Pending(Pending {
             step: Step::Redirected { url: Some(url) },

@@ -55,6 +55,8 @@ pub struct Opened {
     pub attempts: Vec<AttemptRecord>,
     pub standing: Standing,
     pub safety: Safety,
+    /// Which of our payments each payment at the provider belongs to, as it was first seen.
+    pub owners: std::collections::BTreeMap<String, PaymentId>,
     /// The number of the newest report that was taken in.
     pub read_no: i64,
     pub(super) digest: Option<String>,

@@ -306,6 +306,29 @@ fn a_late_success_closes_a_canceled_attempt_again_and_nothing_else_does() {
     assert_eq!(paid.decide(close(Closing::Failed)).unwrap(), []);
 }
 
+#[test]
+fn a_payment_at_the_provider_stays_with_the_attempt_that_it_was_first_given_to() {
+    let mut order = given([created(), registered(), opened(1)]);
+    let menu = report(&[4995], false);
+    let first = ReportSeen {
+        read_no: 1,
+        report: menu.clone(),
+        policy: Policy::default(),
+        owners: BTreeMap::from([("pid0t".to_owned(), payment_id(1))]),
+    };
+    for event in order.decide(OrderCommand::ObserveReport(first)).unwrap() {
+        order.apply(event);
+    }
+    for event in [closed(1, Closing::Canceled), opened(2)] {
+        order.apply(event);
+    }
+    let opened = order.opened().unwrap();
+    assert_eq!(owner(opened, [], &menu.payments[0]), Some(payment_id(1)));
+    let mut fresh = menu.payments[0].clone();
+    fresh.id = "pid7t".to_owned();
+    assert_eq!(owner(opened, [], &fresh), Some(payment_id(2)));
+}
+
 fn any_report() -> impl Strategy<Value = ProviderReport> {
     let amount = prop_oneof![Just(4995_i64), Just(4984), Just(5006), Just(2500), 0..10_000_i64];
     let word = prop_oneof![

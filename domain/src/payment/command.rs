@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::{
-    event::{LossClass, Operation},
+    event::{LossClass, Operation, Resolution},
     phase::Attempt,
 };
 use crate::report::ReportedPayment;
@@ -15,8 +15,11 @@ pub enum PaymentCommand {
         expires_at: Timestamp,
     },
     /// Record the intent to call; refused while another call is open.
+    ///
+    /// `attempt` is the one that the caller believes to be next: another's intent is never taken for its own.
     AttemptCall {
         operation: Operation,
+        attempt: u32,
         reference: String,
         deadline: Timestamp,
     },
@@ -30,11 +33,16 @@ pub enum PaymentCommand {
         provider_payment_id: String,
         url: String,
     },
-    /// The provider said no, or was never reached: nothing of this attempt exists there.
+    /// The provider said no to a call.
     Fail {
+        operation: Operation,
         attempt: u32,
         reason: String,
         provider_message: Option<String>,
+    },
+    /// Ended by us, with no call open and nothing at the provider that the shopper could pay.
+    GiveUp {
+        reason: String,
     },
     /// No answer, or none that can be read.
     LoseCall {
@@ -42,10 +50,11 @@ pub enum PaymentCommand {
         attempt: u32,
         class: LossClass,
     },
-    /// The call was never sent.
+    /// The call had no effect for certain: [`Resolution::NotSent`] or [`Resolution::NotServed`]. It may be made again.
     AbandonCall {
         operation: Operation,
         attempt: u32,
+        resolution: Resolution,
     },
     Observe(Observation),
 }

@@ -32,11 +32,28 @@ impl Payment {
                 let paid = seen.payments.iter().find(|p| p.is_authorized());
                 Ok(paid.and_then(authorized_event).into_iter().collect())
             }
-            // The report was faster than the answer to the call: there is nothing left to learn from the answer.
+            // The report was faster than the answer to the call: all that is left to learn is which payment was ours.
+            (
+                Self::Authorized { .. } | Self::Closed { .. },
+                PaymentCommand::Redirect {
+                    attempt,
+                    provider_payment_id,
+                    ..
+                },
+            ) => Ok(if self.provider_payments().contains(&provider_payment_id) {
+                vec![]
+            } else {
+                vec![resolved(
+                    Operation::Start,
+                    attempt,
+                    Resolution::Happened,
+                    Some(provider_payment_id),
+                )]
+            }),
             (
                 Self::Authorized { .. } | Self::Closed { .. },
                 PaymentCommand::ConfirmCreate { .. }
-                | PaymentCommand::Redirect { .. }
+                | PaymentCommand::GiveUp { .. }
                 | PaymentCommand::Fail { .. }
                 | PaymentCommand::LoseCall { .. }
                 | PaymentCommand::AbandonCall { .. },
@@ -52,6 +69,7 @@ impl Pending {
             PaymentCommand::Start { .. } => Err(PaymentRejection::AlreadyStarted),
             PaymentCommand::AttemptCall {
                 operation,
+                attempt,
                 reference,
                 deadline,
             } => match &self.step {
@@ -61,10 +79,17 @@ impl Pending {
                 }),
                 Step::Redirected { .. } => Err(PaymentRejection::StartSpent),
                 Step::Deciding => {
-                    let attempt = 1 + match operation {
+                    let next = 1 + match operation {
                         Operation::CreateOrder => self.creates,
                         Operation::Start => self.starts,
                     };
+                    if attempt != next {
+                        return Err(PaymentRejection::NotNext {
+                            operation,
+                            attempt,
+                            next,
+                        });
+                    }
                     Ok(vec![PaymentEvent::ProviderCallAttempted {
                         operation,
                         attempt,
@@ -105,32 +130,39 @@ impl Pending {
                         },
                     ]);
                 }
-                self.open(Operation::Start, attempt)?;
+                // A report has shown it meanwhile; the answer still brings the way there.
+                let shown = matches!(self.step, Step::Redirected { url: None })
+                    && self.provider_payments.contains(&provider_payment_id);
+                if !shown {
+                    self.open(Operation::Start, attempt)?;
+                }
                 Ok(vec![PaymentEvent::PaymentRedirected {
                     provider_payment_id,
                     url,
                 }])
             }
             PaymentCommand::Fail {
+                operation,
                 attempt,
                 reason,
                 provider_message,
-            } => match &self.step {
-                Step::Calling(call) if call.attempt == attempt => Ok(vec![PaymentEvent::PaymentFailed {
+            } => {
+                self.open(operation, attempt)?;
+                Ok(vec![PaymentEvent::PaymentFailed {
                     reason,
                     provider_message,
-                }]),
-                // Given up between two calls: nothing is open, nothing is at the provider.
+                }])
+            }
+            PaymentCommand::GiveUp { reason } => match &self.step {
                 Step::Deciding => Ok(vec![PaymentEvent::PaymentFailed {
                     reason,
-                    provider_message,
+                    provider_message: None,
                 }]),
-                Step::Calling(_) | Step::StartUnknown(_) | Step::Redirected { .. } => {
-                    Err(PaymentRejection::NoSuchCall {
-                        operation: Operation::Start,
-                        attempt,
-                    })
-                }
+                Step::Calling(call) | Step::StartUnknown(call) => Err(PaymentRejection::CallOpen {
+                    operation: call.operation,
+                    attempt: call.attempt,
+                }),
+                Step::Redirected { .. } => Err(PaymentRejection::StartSpent),
             },
             PaymentCommand::LoseCall {
                 operation,
@@ -149,9 +181,13 @@ impl Pending {
                     deadline: call.deadline,
                 }])
             }
-            PaymentCommand::AbandonCall { operation, attempt } => {
+            PaymentCommand::AbandonCall {
+                operation,
+                attempt,
+                resolution,
+            } => {
                 self.open(operation, attempt)?;
-                Ok(vec![resolved(operation, attempt, Resolution::NotSent, None)])
+                Ok(vec![resolved(operation, attempt, resolution, None)])
             }
             PaymentCommand::Observe(seen) => Ok(self.observe(&seen)),
         }
@@ -168,9 +204,20 @@ impl Pending {
 
     fn observe(&self, seen: &Observation) -> Vec<PaymentEvent> {
         let mut events = Vec::new();
+        let mut known = self.provider_payments.clone();
+        let mut waiting = matches!(self.step, Step::Redirected { .. });
         if let Step::StartUnknown(call) = &self.step {
-            match seen.payments.first() {
-                Some(shown) => {
+            let late = millis_after(seen, call.deadline) > VISIBILITY_HORIZON_MS;
+            // What has ended may be a try of the shopper's own in the menu, while ours is not visible yet.
+            let open = seen
+                .payments
+                .iter()
+                .find(|p| p.is_authorized())
+                .or(seen.payments.iter().find(|p| !ended(p)));
+            match (open.or(seen.payments.first().filter(|_| late)), late) {
+                (Some(shown), _) => {
+                    known.push(shown.id.clone());
+                    waiting = true;
                     events.push(resolved(
                         Operation::Start,
                         call.attempt,
@@ -178,7 +225,7 @@ impl Pending {
                         Some(shown.id.clone()),
                     ));
                 }
-                None if millis_after(seen, call.deadline) > VISIBILITY_HORIZON_MS => {
+                (None, true) => {
                     events.push(resolved(
                         Operation::Start,
                         call.attempt,
@@ -191,28 +238,29 @@ impl Pending {
                     });
                     return events;
                 }
-                None => return events,
+                (None, false) => return events,
             }
         }
-        events.extend(self.verdict(seen));
+        events.extend(self.verdict(seen, &known, waiting));
         events
     }
 
     /// What the provider's payments of this attempt amount to; nothing while the shopper may still pay.
-    fn verdict(&self, seen: &Observation) -> Option<PaymentEvent> {
+    fn verdict(&self, seen: &Observation, known: &[String], waiting: bool) -> Option<PaymentEvent> {
+        // Money is money, in whichever step.
         if let Some(authorized) = seen.payments.iter().find(|p| p.is_authorized()) {
             return authorized_event(authorized);
         }
-        let ended = |p: &ReportedPayment| {
-            matches!(
-                p.state,
-                AuthorizationState::Canceled | AuthorizationState::Failed(_)
-            )
-        };
-        if !seen.payments.is_empty() && seen.payments.iter().all(ended) {
+        // While a call is open or none was made, nothing that ended can be this attempt's own.
+        if !waiting {
+            return None;
+        }
+        let ours_is_shown = seen.payments.iter().any(|p| known.contains(&p.id));
+        if ours_is_shown && seen.payments.iter().all(ended) {
             let failed = seen.payments.iter().find_map(|p| match &p.state {
                 AuthorizationState::Failed(word) => Some((word.clone(), p.reason.clone())),
-                AuthorizationState::UnderWay(_)
+                AuthorizationState::WithShopper(_)
+                | AuthorizationState::WithAcquirer(_)
                 | AuthorizationState::Authorized
                 | AuthorizationState::Canceled
                 | AuthorizationState::Unknown(_) => None,
@@ -227,17 +275,25 @@ impl Pending {
                 },
             });
         }
-        // Words that we do not know may mean money: they keep an attempt open, and a person looks.
+        // What is with the acquirer, and words that we do not know, may be money: they keep an attempt open.
         let undecided = seen.payments.iter().any(|p| {
             matches!(
                 p.state,
-                AuthorizationState::Unknown(_) | AuthorizationState::Authorized
+                AuthorizationState::Unknown(_)
+                    | AuthorizationState::Authorized
+                    | AuthorizationState::WithAcquirer(_)
             )
         });
-        let waiting = matches!(self.step, Step::Redirected { .. } | Step::StartUnknown(_));
-        (waiting && !undecided && millis_after(seen, self.expires_at) > VISIBILITY_HORIZON_MS)
+        (!undecided && millis_after(seen, self.expires_at) > VISIBILITY_HORIZON_MS)
             .then_some(PaymentEvent::PaymentExpired)
     }
+}
+
+fn ended(payment: &ReportedPayment) -> bool {
+    matches!(
+        payment.state,
+        AuthorizationState::Canceled | AuthorizationState::Failed(_)
+    )
 }
 
 fn authorized_event(payment: &ReportedPayment) -> Option<PaymentEvent> {

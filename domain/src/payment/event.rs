@@ -47,7 +47,8 @@ pub enum PaymentEvent {
         confidence: Confidence,
     },
     PaymentFailed {
-        /// Stable code: `provider_refused`, `provider_unavailable`, `provider_never_received`, `authorization_failed`.
+        /// Stable code: `provider_refused`, `provider_unavailable`, `provider_never_received`, `authorization_failed`,
+        /// `order_not_payable`, `shopper_erased`.
         reason: String,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         provider_message: Option<String>,
@@ -91,6 +92,8 @@ pub enum Resolution {
     DidNotHappen,
     /// We know that no byte of it left.
     NotSent,
+    /// The provider turned the account or the pace away before it looked at the request.
+    NotServed,
 }
 
 /// How an attempt ended without money.

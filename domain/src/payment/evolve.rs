@@ -46,14 +46,7 @@ impl Payment {
                 resolution,
                 provider_payment_id,
                 ..
-            } => self.pending(|pending| {
-                pending.step = match (operation, resolution) {
-                    (Operation::Start, Resolution::Happened) => Step::Redirected { url: None },
-                    (Operation::Start, Resolution::DidNotHappen | Resolution::NotSent)
-                    | (Operation::CreateOrder, _) => Step::Deciding,
-                };
-                learn(&mut pending.provider_payments, provider_payment_id);
-            }),
+            } => self.resolved(operation, resolution, provider_payment_id),
             PaymentEvent::PaymentRedirected {
                 provider_payment_id,
                 url,
@@ -76,6 +69,46 @@ impl Payment {
             PaymentEvent::PaymentFailed { .. } => self.close(Ending::Failed),
             PaymentEvent::PaymentCanceled { .. } => self.close(Ending::Canceled),
             PaymentEvent::PaymentExpired => self.close(Ending::Expired),
+        }
+    }
+
+    fn resolved(self, operation: Operation, resolution: Resolution, id: Option<String>) -> Self {
+        match self {
+            Self::Pending(mut pending) => {
+                pending.step = match (operation, resolution) {
+                    (Operation::Start, Resolution::Happened) => Step::Redirected { url: None },
+                    (
+                        Operation::Start,
+                        Resolution::DidNotHappen | Resolution::NotSent | Resolution::NotServed,
+                    )
+                    | (Operation::CreateOrder, _) => Step::Deciding,
+                };
+                learn(&mut pending.provider_payments, id);
+                Self::Pending(pending)
+            }
+            Self::Authorized {
+                attempt,
+                mut provider_payments,
+            } => {
+                learn(&mut provider_payments, id);
+                Self::Authorized {
+                    attempt,
+                    provider_payments,
+                }
+            }
+            Self::Closed {
+                attempt,
+                ending,
+                mut provider_payments,
+            } => {
+                learn(&mut provider_payments, id);
+                Self::Closed {
+                    attempt,
+                    ending,
+                    provider_payments,
+                }
+            }
+            Self::Unstarted => Self::Unstarted,
         }
     }
 

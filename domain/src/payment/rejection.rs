@@ -14,6 +14,12 @@ pub enum PaymentRejection {
     CallOpen { operation: Operation, attempt: u32 },
     #[error("the shopper was already sent to pay; a second start would be a second payment")]
     StartSpent,
+    #[error("call {attempt} ({operation:?}) is not the next one, which is {next}")]
+    NotNext {
+        operation: Operation,
+        attempt: u32,
+        next: u32,
+    },
     #[error("call {attempt} ({operation:?}) is not the open one")]
     NoSuchCall { operation: Operation, attempt: u32 },
 }

@@ -65,8 +65,13 @@ fn redirected() -> PaymentEvent {
 }
 
 fn call(operation: Operation) -> PaymentCommand {
+    nth_call(operation, 1)
+}
+
+fn nth_call(operation: Operation, attempt: u32) -> PaymentCommand {
     PaymentCommand::AttemptCall {
         operation,
+        attempt,
         reference: "A-1".to_owned(),
         deadline: at(10),
     }
@@ -118,7 +123,7 @@ fn a_create_whose_outcome_is_unknown_may_be_asked_for_again() {
         unknown(Operation::CreateOrder, 1),
     ]);
     assert_eq!(
-        payment.decide(call(Operation::CreateOrder)).unwrap(),
+        payment.decide(nth_call(Operation::CreateOrder, 2)).unwrap(),
         [called(Operation::CreateOrder, 2)]
     );
 }
@@ -260,6 +265,104 @@ fn an_attempt_expires_only_on_a_report_well_after_its_time() {
 }
 
 #[test]
+fn what_is_with_the_acquirer_never_expires() {
+    let payment = given([started(), called(Operation::Start, 1), redirected()]);
+    for word in [
+        "AUTHORIZATION_REQUESTED",
+        "AUTHENTICATED",
+        "CANCEL_REQUESTED",
+        "CANCEL_FAILED",
+        "CANCEL_ERROR",
+    ] {
+        assert_eq!(
+            payment.decide(seen(99_999, &[shown("pid1t", word)])).unwrap(),
+            [],
+            "{word}"
+        );
+    }
+}
+
+#[test]
+fn what_ended_before_is_not_this_attempts_end() {
+    let stale = [shown("menu1t", "CANCELED")];
+    let calling = given([started(), called(Operation::Start, 1)]);
+    assert_eq!(calling.decide(seen(5, &stale)).unwrap(), []);
+    let unknown = given([
+        started(),
+        called(Operation::Start, 1),
+        unknown(Operation::Start, 1),
+    ]);
+    assert_eq!(
+        unknown.decide(seen(12, &stale)).unwrap(),
+        [],
+        "ours may still appear"
+    );
+    let sent = given([started(), called(Operation::Start, 1), redirected()]);
+    assert_eq!(
+        sent.decide(seen(20, &stale)).unwrap(),
+        [],
+        "ours is not shown yet"
+    );
+    // Money counts, whoever's hand it came by.
+    let events = calling.decide(seen(5, &[shown("menu1t", "AUTHORIZED")])).unwrap();
+    assert!(matches!(events[..], [PaymentEvent::PaymentAuthorized { .. }]));
+}
+
+#[test]
+fn anothers_intent_is_never_taken_for_ones_own() {
+    let payment = given([started(), called(Operation::Start, 1), not_sent()]);
+    let stale = PaymentRejection::NotNext {
+        operation: Operation::Start,
+        attempt: 1,
+        next: 2,
+    };
+    assert_eq!(payment.decide(nth_call(Operation::Start, 1)), Err(stale));
+    assert!(payment.decide(nth_call(Operation::Start, 2)).is_ok());
+    let late_no = PaymentCommand::Fail {
+        operation: Operation::CreateOrder,
+        attempt: 1,
+        reason: "provider_refused".to_owned(),
+        provider_message: None,
+    };
+    assert!(matches!(
+        payment.decide(late_no),
+        Err(PaymentRejection::NoSuchCall { .. })
+    ));
+}
+
+#[test]
+fn the_answer_that_comes_after_the_end_still_tells_which_payment_was_ours() {
+    let closed = given([
+        started(),
+        called(Operation::Start, 1),
+        redirected(),
+        PaymentEvent::PaymentExpired,
+    ]);
+    let answer = |id: &str| PaymentCommand::Redirect {
+        attempt: 1,
+        provider_payment_id: id.to_owned(),
+        url: "https://bank".to_owned(),
+    };
+    assert_eq!(closed.decide(answer("pid1t")).unwrap(), []);
+    let mut learned = closed.clone();
+    closed
+        .decide(answer("pid9t"))
+        .unwrap()
+        .into_iter()
+        .for_each(|event| learned.apply(event));
+    assert_eq!(learned.provider_payments(), ["pid1t", "pid9t"]);
+}
+
+fn not_sent() -> PaymentEvent {
+    PaymentEvent::ProviderOutcomeResolved {
+        operation: Operation::Start,
+        attempt: 1,
+        resolution: Resolution::NotSent,
+        provider_payment_id: None,
+    }
+}
+
+#[test]
 fn a_closed_attempt_that_turns_out_to_be_paid_is_authorized() {
     for closed in [
         PaymentEvent::PaymentExpired,
@@ -347,14 +450,18 @@ mod properties {
                 attempt: attempt(),
                 expires_at: at(1800)
             }),
-            operation.clone().prop_map(call),
+            (operation.clone(), 1..4_u32).prop_map(|(operation, attempt)| nth_call(operation, attempt)),
             (1..4_u32).prop_map(|attempt| PaymentCommand::ConfirmCreate { attempt }),
             (1..4_u32).prop_map(|attempt| PaymentCommand::Redirect {
                 attempt,
                 provider_payment_id: "pid1t".to_owned(),
                 url: "https://bank".to_owned()
             }),
-            (1..4_u32).prop_map(|attempt| PaymentCommand::Fail {
+            Just(PaymentCommand::GiveUp {
+                reason: "provider_unavailable".to_owned()
+            }),
+            (operation.clone(), 1..4_u32).prop_map(|(operation, attempt)| PaymentCommand::Fail {
+                operation,
                 attempt,
                 reason: "provider_refused".to_owned(),
                 provider_message: None
@@ -364,8 +471,11 @@ mod properties {
                 attempt,
                 class: LossClass::Timeout
             }),
-            (operation, 1..4_u32)
-                .prop_map(|(operation, attempt)| PaymentCommand::AbandonCall { operation, attempt }),
+            (operation, 1..4_u32).prop_map(|(operation, attempt)| PaymentCommand::AbandonCall {
+                operation,
+                attempt,
+                resolution: Resolution::NotSent
+            }),
             report,
         ]
     }

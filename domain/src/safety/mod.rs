@@ -217,7 +217,8 @@ pub fn judge(
         }
     }
 
-    if payments.is_empty() {
+    // An order of a few cents is within the tolerance of nothing.
+    if payments.is_empty() || counted.minor <= 0 {
         reasons.push(NotSafe::NothingPaid);
     } else {
         let kept = counted.minus(returned).unwrap_or(Money::new(0, ordered.currency));

@@ -279,6 +279,10 @@ impl Config {
                 ));
             }
         }
+        if !self.poll.ladder.contains_key("ideal") {
+            // Without it, a payment whose notification is lost would never be found.
+            wrong.push("poll.ladder.ideal: one or more intervals of at least 100ms".to_owned());
+        }
         for (name, shop) in &self.shops {
             shop.check(name, &mut wrong);
         }

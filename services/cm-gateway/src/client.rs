@@ -30,6 +30,16 @@ pub(crate) enum Answer<T> {
     Unknown(LossClass),
 }
 
+impl<T> Answer<T> {
+    /// CM quotes what it refuses: a value that we sent and that is a person's stays out of what is kept.
+    pub(crate) fn without(self, personal: &str) -> Self {
+        match self {
+            Self::No(message) => Self::No(message.replace(personal, "[personal]")),
+            other => other,
+        }
+    }
+}
+
 /// One shop's account at CM.
 #[derive(Debug)]
 pub(crate) struct Client {
@@ -83,7 +93,7 @@ impl Client {
         if let (Mode::Sim, Some(scenario)) = (self.mode, scenario) {
             request = request.header("X-Sim-Scenario", scenario);
         }
-        let answer = self.send(request).await;
+        let answer = self.send(request, true).await;
         read_as(answer, |created| {
             wire::registered(created, body.order_reference, &self.base)
         })
@@ -96,6 +106,7 @@ impl Client {
                 self.effects
                     .post(self.url(&["orders", order_key, "payments"]))
                     .json(body),
+                true,
             )
             .await;
         read_as(answer, |started| wire::started(started, &self.base))
@@ -104,7 +115,8 @@ impl Client {
     /// Reads an order's report; may be repeated at will.
     pub(crate) async fn report(&self, order_key: &str) -> Answer<ProviderReport> {
         read_as(
-            self.send(self.reads.get(self.url(&["orders", order_key]))).await,
+            self.send(self.reads.get(self.url(&["orders", order_key])), false)
+                .await,
             wire::report,
         )
     }
@@ -118,7 +130,7 @@ impl Client {
     }
 
     /// The body of a 2xx answer, or what its absence means.
-    async fn send(&self, request: reqwest::RequestBuilder) -> Answer<Vec<u8>> {
+    async fn send(&self, request: reqwest::RequestBuilder, effect: bool) -> Answer<Vec<u8>> {
         let request = request.basic_auth(&self.account, Some(self.password.expose_secret()));
         let mut response = match request.send().await {
             Ok(response) => response,
@@ -156,6 +168,12 @@ impl Client {
         }
         match status {
             _ if status.is_success() && json => Answer::Yes(body),
+            // Something in between may answer so after the effect: only CM's own document proves that there was none.
+            StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS
+                if effect && wire::refusal(&body).is_none() =>
+            {
+                Answer::Unknown(LossClass::Unreadable)
+            }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Answer::NotServed {
                 why: format!(
                     "CM answered {status}: check the account, its password and the addresses it allows"
@@ -367,8 +385,16 @@ mod tests {
 
     #[tokio::test]
     async fn an_account_that_is_not_served_is_not_a_refused_payment() {
+        for status in ["403 Forbidden", "429 Too Many Requests"] {
+            let said = start(&cm(http(status, "", "")).await).await;
+            assert!(
+                matches!(said, Answer::Unknown(_)),
+                "{status} may be a proxy's: {said:?}"
+            );
+        }
         for status in ["401 Unauthorized", "403 Forbidden", "429 Too Many Requests"] {
-            let said = start(&cm(http(status, "Retry-After: 7\r\n", "")).await).await;
+            let headers = format!("{JSON}Retry-After: 7\r\n");
+            let said = start(&cm(http(status, &headers, r#"{"messages":["no"]}"#)).await).await;
             assert!(matches!(said, Answer::NotServed { .. }), "{status}: {said:?}");
         }
     }

@@ -1,13 +1,13 @@
 #![doc = include_str!("../README.md")]
 
 mod client;
-mod mark;
 mod read;
 mod wire;
 mod work;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use async_nats::jetstream::consumer::pull;
 use kassa_chassis::{
     bus::{self, Disposition, Work},
     config::Config,
@@ -17,7 +17,7 @@ use kassa_domain::ids::{PaymentId, Shop};
 use kassa_engine::Executor;
 use tokio_util::sync::CancellationToken;
 
-use crate::{client::Client, mark::LowWater};
+use crate::client::Client;
 
 /// The durable's name, and the worker's in `work_marks`.
 const NAME: &str = "cm-gateway";
@@ -32,7 +32,7 @@ const CONCURRENCY: usize = 128;
 pub(crate) struct Gateway {
     executor: Arc<Executor>,
     clients: BTreeMap<Shop, Client>,
-    water: LowWater,
+    shutdown: CancellationToken,
 }
 
 /// The worker: starts payments that were decided on, and reads reports that are asked for, until shutdown.
@@ -48,7 +48,7 @@ pub async fn run(config: Config, executor: Arc<Executor>, shutdown: Cancellation
     let gateway = Arc::new(Gateway {
         executor,
         clients,
-        water: LowWater::default(),
+        shutdown: shutdown.clone(),
     });
     let nats = bus::connect(&config.nats.url, &config.nats.worker, NAME).await?;
     let jetstream = async_nats::jetstream::new(nats);
@@ -58,7 +58,7 @@ pub async fn run(config: Config, executor: Arc<Executor>, shutdown: Cancellation
     let reading = keep_running("reads", &shutdown, || {
         gateway.clone().read_reports(shutdown.clone())
     });
-    let marking = gateway.keep_mark(&shutdown);
+    let marking = gateway.keep_mark(&jetstream, &shutdown);
     tokio::join!(starting, reading, marking);
     Ok(())
 }
@@ -89,48 +89,42 @@ impl Gateway {
 
     /// The message only names a payment; everything else comes from the store.
     async fn handle(&self, message: &async_nats::jetstream::Message) -> Disposition {
-        let payment = message
+        match message
             .subject
             .as_str()
             .split('.')
             .nth(5)
-            .and_then(|id| PaymentId::parse(id).ok());
-        let (Some(payment), Ok(info)) = (payment, message.info()) else {
-            tracing::error!(subject = %message.subject.escape_debug(), "a message that names no payment");
-            return Disposition::Park;
-        };
-        let sequence = info.stream_sequence;
-        self.water.delivered(sequence);
-        let disposition = self.drive(payment).await;
-        if !matches!(disposition, Disposition::RetryAfter(_)) {
-            self.water.settled(sequence);
+            .and_then(|id| PaymentId::parse(id).ok())
+        {
+            Some(payment) => self.drive(payment).await,
+            None => {
+                tracing::error!(subject = %message.subject.escape_debug(), "a message that names no payment");
+                Disposition::Park
+            }
         }
-        disposition
     }
 
-    async fn keep_mark(&self, shutdown: &CancellationToken) {
+    /// Keeps in Postgres how far the durable is settled, for the day on which the stream and its consumers are wiped: a
+    /// stream that was refilled is not history worked again. The durable itself knows what all gateways have settled.
+    async fn keep_mark(&self, jetstream: &async_nats::jetstream::Context, shutdown: &CancellationToken) {
         let mut kept = 0;
         loop {
-            let last = tokio::select! {
-                () = shutdown.cancelled() => true,
-                // Behind by half a second means a few payments looked at again, which does nothing.
-                () = tokio::time::sleep(Duration::from_millis(500)) => false,
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                // Behind by a second means a few payments looked at again, which does nothing.
+                () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            }
+            let durable = tokio::select! {
+                () = shutdown.cancelled() => return,
+                durable = jetstream.get_consumer_from_stream::<pull::Config, _, _>(NAME, STREAM) => durable,
             };
-            let mark = self.water.mark();
-            if mark > kept {
-                let position = i64::try_from(mark).unwrap_or(i64::MAX);
-                match self
-                    .executor
-                    .store()
-                    .advance_work_mark(NAME, PART, position)
-                    .await
-                {
-                    Ok(()) => kept = mark,
+            let Ok(durable) = durable else { continue };
+            let settled = i64::try_from(durable.cached_info().ack_floor.stream_sequence).unwrap_or(i64::MAX);
+            if settled > kept {
+                match self.executor.store().advance_work_mark(NAME, PART, settled).await {
+                    Ok(()) => kept = settled,
                     Err(error) => tracing::debug!(%error, "the low-water mark could not be kept yet"),
                 }
-            }
-            if last {
-                return;
             }
         }
     }

@@ -7,8 +7,10 @@ use std::{
 };
 
 use jiff::SignedDuration;
+use kassa_chassis::bus::Disposition;
 use kassa_domain::{
     ids::{CommandId, OrderId, Shop},
+    payment::LossClass,
     safety::Policy,
 };
 use kassa_engine::{Caller, Fault, ObserveReport};
@@ -115,6 +117,18 @@ impl Gateway {
         let Some(opened) = order.opened() else {
             return Ok(Read::Served);
         };
+        if let Some(live) = opened.live_attempt()
+            && self.neglected(live.payment_id).await?
+        {
+            // The ladder was written with the payment: it finds what the bus has lost.
+            let wait = match self.drive(live.payment_id).await {
+                Disposition::RetryAfter(wait) => {
+                    SignedDuration::try_from(wait).unwrap_or(SignedDuration::ZERO)
+                }
+                Disposition::Settle | Disposition::Park => SignedDuration::ZERO,
+            };
+            return Ok(Read::Again(wait.max(SignedDuration::from_millis(500))));
+        }
         let Some(provider) = &opened.provider else {
             // The hint was faster than the answer to our create. Without an attempt there will be none.
             return Ok(match opened.live_attempt() {
@@ -130,7 +144,7 @@ impl Gateway {
         let report = match client.report(&provider.order_key).await {
             Answer::Yes(report) => report,
             Answer::No(message) => {
-                tracing::error!(order.id = %order_id, message, "CM refuses to report on an order of ours; a person must look");
+                tracing::error!(order.id = %order_id, provider_message = message, "CM refuses to report on an order of ours; a person must look");
                 return Ok(Read::Served);
             }
             Answer::NotServed { why, wait } => {
@@ -142,6 +156,10 @@ impl Gateway {
             Answer::NotSent(why) => {
                 tracing::warn!(order.id = %order_id, why, "CM cannot be reached");
                 return Ok(Read::Again(SignedDuration::from_secs(2)));
+            }
+            Answer::Unknown(LossClass::Unreadable) => {
+                tracing::error!(order.id = %order_id, "CM's report of this order cannot be understood; a person must look");
+                return Ok(Read::Again(SignedDuration::from_secs(60)));
             }
             Answer::Unknown(class) => {
                 tracing::warn!(order.id = %order_id, ?class, "CM's report could not be read");

@@ -180,6 +180,12 @@ pub(crate) fn report(detail: Detail) -> Option<ProviderReport> {
         .into_iter()
         .map(reported)
         .collect::<Option<Vec<_>>>()?;
+    let mut ids: Vec<&str> = payments.iter().map(|payment| payment.id.as_str()).collect();
+    ids.sort_unstable();
+    if ids.windows(2).any(|pair| pair[0] == pair[1]) {
+        // One payment twice would be counted twice.
+        return None;
+    }
     Some(ProviderReport {
         reference: detail.order_reference,
         ordered: Money::new(detail.amount.0, detail.currency),
@@ -295,6 +301,10 @@ mod tests {
             PAID.replace("\"EUR\"", "\"euro\""),
             PAID.replace("pid1t", "pid 1t"),
             PAID.replace("\"amount\":4995,\"currency\"", "\"currency\""),
+            {
+                let one = &PAID[PAID.find(r#"{"id""#).unwrap()..PAID.len() - 2];
+                PAID.replace(one, &format!("{one},{one}"))
+            },
             format!("[{PAID}]"),
             format!("{PAID} x"),
             r#"{"messages":["x"]}"#.to_owned(),

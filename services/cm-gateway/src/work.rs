@@ -8,7 +8,7 @@ use kassa_chassis::bus::Disposition;
 use kassa_domain::{
     ids::{CommandId, PaymentId},
     order::Opened,
-    payment::{LossClass, Method, Operation, Payment, Pending, Step},
+    payment::{LossClass, Method, Operation, Payment, Pending, Resolution, Step},
 };
 use kassa_engine::{Caller, Fault, Recorded, Said, Word};
 use serde::Deserialize;
@@ -23,8 +23,10 @@ use crate::{
 /// A worker that comes back later than this after recording its intent does not call any more: another may have taken
 /// over. With it, and the call's own deadline, everybody knows when a call can no longer be under way.
 const SEND_WINDOW: Duration = Duration::from_secs(2);
-/// Provider orders asked for in one attempt; each earlier one may exist under its own reference, and nobody has its key.
-const CREATES_MAX: u32 = 3;
+const WINDOW: SignedDuration = SignedDuration::from_secs(2);
+/// Provider orders asked for in one attempt: each earlier one may exist under its own reference, and nobody has its key; or
+/// CM was not reached at all, some half minute long.
+const CREATES_MAX: u32 = 5;
 /// Starts that were recorded and never sent. One that was sent is never repeated.
 const STARTS_MAX: u32 = 5;
 /// Steps of one payment in one go: more means that it is going in circles.
@@ -48,6 +50,10 @@ impl Gateway {
     /// Brings a payment as far as it can go now.
     pub(crate) async fn drive(&self, id: PaymentId) -> Disposition {
         for _ in 0..STEPS_MAX {
+            // Between two steps everything is recorded; the next worker goes on from there.
+            if self.shutdown.is_cancelled() {
+                return Disposition::RetryAfter(Duration::from_millis(100));
+            }
             match self.step(id).await {
                 Ok(Stepped::On) => {}
                 Ok(Stepped::Done) => return Disposition::Settle,
@@ -60,6 +66,23 @@ impl Gateway {
         }
         tracing::error!(payment.id = %id, steps = STEPS_MAX, "the payment goes in circles");
         Disposition::RetryAfter(Duration::from_secs(30))
+    }
+
+    /// Whether nobody is at a payment that somebody should be at: its message was lost, or its worker.
+    pub(crate) async fn neglected(&self, id: PaymentId) -> Result<bool, Fault> {
+        Ok(match self.executor.current_payment(id).await?.0 {
+            Payment::Pending(Pending {
+                step: Step::Deciding, ..
+            }) => true,
+            Payment::Pending(Pending {
+                step: Step::Calling(call),
+                ..
+            }) => self.executor.now() > call.deadline + WINDOW,
+            Payment::Unstarted
+            | Payment::Pending(_)
+            | Payment::Authorized { .. }
+            | Payment::Closed { .. } => false,
+        })
     }
 
     async fn step(&self, id: PaymentId) -> Result<Stepped, Fault> {
@@ -76,8 +99,7 @@ impl Gateway {
             Step::Redirected { .. } | Step::StartUnknown(_) => Ok(Stepped::Done),
             Step::Calling(call) => {
                 // Somebody's call: mine before a crash, or another's now. Only time tells that it is over.
-                let over =
-                    call.deadline + SignedDuration::try_from(SEND_WINDOW).unwrap_or(SignedDuration::ZERO);
+                let over = call.deadline + WINDOW;
                 let left = over
                     .as_millisecond()
                     .saturating_sub(self.executor.now().as_millisecond());
@@ -116,14 +138,15 @@ impl Gateway {
             Some(_) => pending.starts >= STARTS_MAX,
         };
         if spent || self.executor.now() > pending.expires_at {
-            // Nothing is open and nothing of this attempt can be at the provider: the shopper may try again.
-            let attempt = pending.creates.max(pending.starts);
-            let said = Said::Failed {
-                attempt,
-                reason: "provider_unavailable",
-                provider_message: None,
-            };
-            self.say(pending, said).await?;
+            // Nothing is open and nothing of this attempt can be paid at the provider: the shopper may try again.
+            tracing::warn!(payment.id = %pending.attempt.payment_id, "given up: CM could not be asked; the shopper may try again");
+            self.say(
+                pending,
+                Said::GivenUp {
+                    reason: "provider_unavailable",
+                },
+            )
+            .await?;
             return Ok(Stepped::On);
         }
         match &opened.provider {
@@ -140,13 +163,10 @@ impl Gateway {
             .shopper(&facts.shopper_id.to_string())
             .await?;
         let Some(person) = person.and_then(|data| serde_json::from_slice::<Person>(&data).ok()) else {
-            let attempt = pending.creates;
             self.say(
                 pending,
-                Said::Failed {
-                    attempt,
+                Said::GivenUp {
                     reason: "shopper_erased",
-                    provider_message: None,
                 },
             )
             .await?;
@@ -178,7 +198,8 @@ impl Gateway {
         };
         let scenario = opened.metadata.get("sim_scenario").map(String::as_str);
         let operation = Operation::CreateOrder;
-        match client.create(&body, scenario).await {
+        let answer = client.create(&body, scenario).await.without(&person.email);
+        match answer {
             Answer::Yes(provider) => {
                 self.say(pending, Said::OrderRegistered { attempt, provider })
                     .await?;
@@ -259,6 +280,7 @@ impl Gateway {
             payment: pending.attempt.payment_id,
             said: Said::CallAttempted {
                 operation,
+                attempt,
                 reference: reference.to_owned(),
                 deadline,
             },
@@ -273,7 +295,15 @@ impl Gateway {
             return Ok(false);
         }
         if before.elapsed() > SEND_WINDOW {
-            self.say(pending, Said::NotSent { operation, attempt }).await?;
+            self.say(
+                pending,
+                Said::NotDone {
+                    operation,
+                    attempt,
+                    resolution: Resolution::NotSent,
+                },
+            )
+            .await?;
             return Ok(false);
         }
         Ok(true)
@@ -289,24 +319,45 @@ impl Gateway {
     ) -> Result<Stepped, Fault> {
         match answer {
             Answer::Yes(_) => Ok(Stepped::On),
-            Answer::No(message) => {
-                let said = Said::Failed {
-                    attempt,
-                    reason: "provider_refused",
-                    provider_message: Some(message),
-                };
-                self.say(pending, said).await?;
+            Answer::No(provider_message) => {
+                self.say(
+                    pending,
+                    Said::Failed {
+                        operation,
+                        attempt,
+                        provider_message,
+                    },
+                )
+                .await?;
                 Ok(Stepped::On)
             }
             Answer::NotServed { why, wait } => {
-                tracing::error!(payment.id = %pending.attempt.payment_id, shop = %pending.attempt.shop, why, "CM does not serve this account now");
-                self.say(pending, Said::NotSent { operation, attempt }).await?;
+                let payment = pending.attempt.payment_id;
+                tracing::error!(payment.id = %payment, shop = %pending.attempt.shop, why, "CM does not serve this account now");
+                self.say(
+                    pending,
+                    Said::NotDone {
+                        operation,
+                        attempt,
+                        resolution: Resolution::NotServed,
+                    },
+                )
+                .await?;
                 Ok(Stepped::Later(wait))
             }
             Answer::NotSent(why) => {
                 tracing::warn!(payment.id = %pending.attempt.payment_id, why, "CM cannot be reached; nothing was sent");
-                self.say(pending, Said::NotSent { operation, attempt }).await?;
-                Ok(Stepped::Later(Duration::from_secs(1)))
+                self.say(
+                    pending,
+                    Said::NotDone {
+                        operation,
+                        attempt,
+                        resolution: Resolution::NotSent,
+                    },
+                )
+                .await?;
+                // Longer each time: a shopper waits for seconds, a restart of CM's front takes some.
+                Ok(Stepped::Later(Duration::from_secs(1 << attempt.min(4))))
             }
             Answer::Unknown(class) => {
                 tracing::warn!(payment.id = %pending.attempt.payment_id, ?operation, ?class, "no answer: the outcome is unknown");

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use kassa_domain::{
     ids::{OrderId, PaymentId},
-    order::{self, Closing, OrderCommand, OrderRejection, ProviderOrder, ReportSeen},
-    payment::{LossClass, Observation, Operation, Payment, PaymentCommand, PaymentRejection},
+    order::{self, Closing, Order, OrderCommand, OrderRejection, ProviderOrder, ReportSeen, Standing},
+    payment::{LossClass, Observation, Operation, Payment, PaymentCommand, PaymentRejection, Resolution},
     report::ProviderReport,
     safety::Policy,
 };
@@ -37,9 +37,10 @@ pub struct Word {
 
 #[derive(Debug, Clone)]
 pub enum Said {
-    /// The intent to call; stored before the call is made.
+    /// The intent to make the call that the worker believes to be next; stored before the call is made.
     CallAttempted {
         operation: Operation,
+        attempt: u32,
         reference: String,
         deadline: Timestamp,
     },
@@ -52,19 +53,26 @@ pub enum Said {
         provider_payment_id: String,
         url: String,
     },
+    /// The provider's no to a call.
     Failed {
+        operation: Operation,
         attempt: u32,
+        provider_message: String,
+    },
+    /// Ended by us between two calls.
+    GivenUp {
         reason: &'static str,
-        provider_message: Option<String>,
     },
     Lost {
         operation: Operation,
         attempt: u32,
         class: LossClass,
     },
-    NotSent {
+    /// Without effect for certain, for the reason given.
+    NotDone {
         operation: Operation,
         attempt: u32,
+        resolution: Resolution,
     },
 }
 
@@ -75,13 +83,26 @@ impl Decide for Word {
         let command = match &self.said {
             Said::CallAttempted {
                 operation,
+                attempt,
                 reference,
                 deadline,
-            } => PaymentCommand::AttemptCall {
-                operation: *operation,
-                reference: reference.clone(),
-                deadline: *deadline,
-            },
+            } => {
+                // Looked at in the same append: an order that was paid a moment ago is not started again.
+                if !payable(session.order(self.order).await?, self.payment) {
+                    let given_up = PaymentCommand::GiveUp {
+                        reason: "order_not_payable".to_owned(),
+                    };
+                    payment_told(session.tell_payment(self.payment, given_up).await)?;
+                    close_if_ended(session, self.order, self.payment).await?;
+                    return Ok(Recorded::NotNow);
+                }
+                PaymentCommand::AttemptCall {
+                    operation: *operation,
+                    attempt: *attempt,
+                    reference: reference.clone(),
+                    deadline: *deadline,
+                }
+            }
             Said::OrderRegistered { attempt, provider } => {
                 order_told(
                     session
@@ -100,13 +121,17 @@ impl Decide for Word {
                 url: url.clone(),
             },
             Said::Failed {
+                operation,
                 attempt,
-                reason,
                 provider_message,
             } => PaymentCommand::Fail {
+                operation: *operation,
                 attempt: *attempt,
+                reason: "provider_refused".to_owned(),
+                provider_message: Some(provider_message.clone()),
+            },
+            Said::GivenUp { reason } => PaymentCommand::GiveUp {
                 reason: (*reason).to_owned(),
-                provider_message: provider_message.clone(),
             },
             Said::Lost {
                 operation,
@@ -117,9 +142,14 @@ impl Decide for Word {
                 attempt: *attempt,
                 class: *class,
             },
-            Said::NotSent { operation, attempt } => PaymentCommand::AbandonCall {
+            Said::NotDone {
+                operation,
+                attempt,
+                resolution,
+            } => PaymentCommand::AbandonCall {
                 operation: *operation,
                 attempt: *attempt,
+                resolution: *resolution,
             },
         };
         let recorded = payment_told(session.tell_payment(self.payment, command).await)?;
@@ -205,6 +235,17 @@ impl Decide for ObserveReport {
                 .await,
         )
     }
+}
+
+/// Whether this attempt of the order may still ask the provider for anything.
+fn payable(order: &Order, payment: PaymentId) -> bool {
+    order.opened().is_some_and(|opened| {
+        opened.stopped.is_none()
+            && !matches!(opened.standing, Standing::Paid { .. })
+            && opened
+                .live_attempt()
+                .is_some_and(|live| live.payment_id == payment)
+    })
 }
 
 /// The order learns how its attempt ended in the same commit as the attempt itself.

@@ -22,6 +22,8 @@ use crate::executor::Executor;
 const KIND: &str = "poll";
 /// After the last rung it is repeated this often while an attempt is still open: a week of two-hour rungs.
 const LAST_RUNG_REPEATS: usize = 84;
+/// For a rung that could not be served.
+const LATER: SignedDuration = SignedDuration::from_secs(60);
 /// Timers fired in one sweep.
 const SWEEP: usize = 200;
 
@@ -97,8 +99,27 @@ pub(crate) async fn run(
             if timer.kind != KIND {
                 continue;
             }
-            let rung: Rung = serde_json::from_slice(&timer.payload)?;
-            let (order, _) = executor.current_order(rung.order_id).await?;
+            // One timer that cannot be served may not hold up the others: it is tried again later.
+            let rung = serde_json::from_slice::<Rung>(&timer.payload);
+            let served = match rung {
+                Ok(rung) => executor
+                    .current_order(rung.order_id)
+                    .await
+                    .map(|(order, _)| (rung, order))
+                    .map_err(|f| f.to_string()),
+                Err(error) => Err(error.to_string()),
+            };
+            let (rung, order) = match served {
+                Ok(served) => served,
+                Err(error) => {
+                    tracing::error!(timer.id = %timer.timer_id, error, "a rung of the poll ladder cannot be served now");
+                    executor
+                        .store()
+                        .rearm_timer(timer.timer_id, timer.attempt, executor.now() + LATER)
+                        .await?;
+                    continue;
+                }
+            };
             let step = usize::try_from(timer.attempt)
                 .unwrap_or(usize::MAX)
                 .saturating_add(1);
@@ -144,9 +165,10 @@ pub(crate) async fn run(
     }
 }
 
-/// Until the order is safe; once no attempt is open, only to the end of the ladder, for a success that comes late.
+/// While an attempt is open, whatever else is known; else until the order is safe or the ladder's end, for a success that
+/// comes late.
 fn worth_reading(order: &Order, step: usize, rungs: usize) -> bool {
     order.opened().is_some_and(|opened| {
-        opened.safety == Safety::No && (opened.live_attempt().is_some() || step <= rungs)
+        opened.live_attempt().is_some() || (opened.safety == Safety::No && step <= rungs)
     })
 }

@@ -101,7 +101,9 @@ impl Decide for StartPayment {
     async fn decide(&self, session: &mut Session<'_>) -> Result<PaymentMade, Refusal> {
         let order_id = self.order_id;
         let opened = match session.order(order_id).await?.opened() {
-            Some(opened) if opened.facts.shop == self.shop => opened.clone(),
+            Some(opened) if opened.facts.shop == self.shop && opened.facts.order_id == order_id => {
+                opened.clone()
+            }
             Some(_) | None => return Err(Problem::not_found("order").into()),
         };
         let payment_id = PaymentId::new(order_id, session.command());

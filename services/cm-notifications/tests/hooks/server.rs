@@ -1,0 +1,208 @@
+//! One PostgreSQL for all tests of this binary, a database and a listener for each. They end with the process.
+
+use std::{
+    future::Future,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{
+        OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use kassa_cm_notifications::Notifications;
+use kassa_domain::ids::{OrderId, Shop};
+use kassa_event_store::{Append, NewEvent, Store, StoreConfig, Touch};
+use kassa_infra::servers::{Postgres, PostgresOptions};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+use tokio_postgres::{Client, NoTls};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+pub(crate) const SHOP: &str = "demo-shop";
+/// Generous, as the machine may be building something else; nothing waits longer than it must.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+fn postgres() -> &'static Postgres {
+    static SERVER: OnceLock<Postgres> = OnceLock::new();
+    SERVER.get_or_init(|| {
+        Postgres::start(&PostgresOptions {
+            dir: run_folder().join("pg"),
+            bin_dir: None,
+            cache_dir: Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache"),
+        })
+        .expect("PostgreSQL starts")
+    })
+}
+
+/// A folder of this process's own; those of processes that are gone are removed.
+fn run_folder() -> PathBuf {
+    let runs = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cm-notifications");
+    std::fs::create_dir_all(&runs).expect("the target folder can be written");
+    for entry in std::fs::read_dir(&runs).expect("it was just made").flatten() {
+        if !Path::new("/proc").join(entry.file_name()).exists() {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+    let folder = runs.join(std::process::id().to_string());
+    std::fs::create_dir_all(&folder).expect("the target folder can be written");
+    folder
+}
+
+/// A listener on a database of its own.
+pub(crate) struct Hook {
+    pub(crate) address: SocketAddr,
+    pub(crate) store: Store,
+    url: String,
+    _stop: tokio_util::sync::DropGuard,
+}
+
+impl Hook {
+    pub(crate) async fn new() -> Self {
+        Self::over(&database().await).await
+    }
+
+    /// A listener on a database that is there.
+    pub(crate) async fn over(url: &str) -> Self {
+        let config = StoreConfig {
+            url: url.to_owned(),
+            pool_size: 16,
+        };
+        let store = Store::connect(config).await.expect("the store opens");
+        let bound = Notifications::bind(([127, 0, 0, 1], 0).into())
+            .await
+            .expect("it binds");
+        let address = bound.local_addr();
+        let stop = CancellationToken::new();
+        tokio::spawn(bound.serve(store.clone(), stop.clone()));
+        Self {
+            address,
+            store,
+            url: url.to_owned(),
+            _stop: stop.drop_guard(),
+        }
+    }
+
+    /// The status of one call for this reference, as it stands in the URL.
+    pub(crate) async fn call(&self, reference: &str) -> u16 {
+        self.send(&get(&format!("/hooks/cm/{SHOP}?id={reference}"))).await
+    }
+
+    /// The status of one request of raw bytes.
+    pub(crate) async fn send(&self, request: &str) -> u16 {
+        let mut stream = TcpStream::connect(self.address).await.expect("it listens");
+        stream.write_all(request.as_bytes()).await.expect("it is sent");
+        let mut answer = Vec::new();
+        within("an answer", stream.read_to_end(&mut answer))
+            .await
+            .expect("it is read");
+        status(&String::from_utf8_lossy(&answer))
+    }
+
+    /// Makes the order of this reference known, as the engine would.
+    pub(crate) async fn create(&self, reference: &str) -> OrderId {
+        let order = OrderId::new(&Shop::parse(SHOP).expect("a shop"), reference);
+        let append = Append {
+            part: 0,
+            command_id: Uuid::new_v4(),
+            fingerprint: vec![],
+            outcome: vec![],
+            touches: vec![Touch {
+                stream_id: order.stream(),
+                expected: 0,
+            }],
+            events: vec![NewEvent {
+                stream_id: order.stream(),
+                event_id: Uuid::new_v4(),
+                shop: SHOP.to_owned(),
+                aggregate_type: "order".to_owned(),
+                aggregate_id: order.to_string(),
+                event_type: "OrderCreated".to_owned(),
+                schema_version: 1,
+                payload: b"{}".to_vec(),
+                metadata: b"{}".to_vec(),
+            }],
+            timers: vec![],
+            done_timers: vec![],
+            vault: vec![],
+            reads: vec![],
+            recorded_at: self.store.clock().now(),
+        };
+        self.store.append(append).await.expect("it is stored");
+        order
+    }
+
+    pub(crate) async fn superuser(&self) -> Client {
+        connect(&self.url).await
+    }
+
+    pub(crate) async fn number(&self, sql: &str) -> i64 {
+        let row = self.superuser().await.query_one(sql, &[]).await.expect(sql);
+        row.get(0)
+    }
+
+    /// How often the report of this order was asked for.
+    pub(crate) async fn requests(&self, order: OrderId) -> i64 {
+        let sql = format!(
+            "SELECT coalesce(sum(requests), 0)::bigint FROM provider_reads WHERE order_id = '{order}'"
+        );
+        self.number(&sql).await
+    }
+
+    /// Waits until a count is what it should be.
+    pub(crate) async fn until(&self, sql: &str, expected: i64) {
+        within(sql, async {
+            while self.number(sql).await != expected {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+    }
+}
+
+/// The address of a fresh database with the schema in it.
+async fn database() -> String {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let name = format!("hooks_{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    connect(&postgres().url("postgres"))
+        .await
+        .batch_execute(&format!("CREATE DATABASE {name}"))
+        .await
+        .expect("a database is made");
+    let url = postgres().url(&name);
+    kassa_migrations::migrate(&mut connect(&url).await)
+        .await
+        .expect("it is migrated");
+    url
+}
+
+async fn connect(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("it opens");
+    tokio::spawn(connection);
+    client
+}
+
+pub(crate) fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: kassa\r\nConnection: close\r\n\r\n")
+}
+
+/// Of an HTTP answer; 0 where there is none.
+pub(crate) fn status(answer: &str) -> u16 {
+    answer
+        .split(' ')
+        .nth(1)
+        .and_then(|word| word.parse().ok())
+        .unwrap_or(0)
+}
+
+/// Fails the test instead of hanging it.
+pub(crate) async fn within<F: Future>(what: &str, future: F) -> F::Output {
+    match tokio::time::timeout(DEADLINE, future).await {
+        Ok(output) => output,
+        Err(_) => panic!("{what}: not within {} s", DEADLINE.as_secs()),
+    }
+}
