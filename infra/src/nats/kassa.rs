@@ -17,6 +17,9 @@ const INBOX: &str = "_INBOX.>";
 /// Discovery, ping and statistics of micro services.
 const SERVICES: &str = "$SRV.>";
 
+/// Durables that are named after the worker that reads by them.
+const OWN_DURABLES: [&str; 1] = ["cm-gateway"];
+
 /// One account with the users `{prefix}checkout` (for the given shops), `{prefix}shipment`, `{prefix}worker` and
 /// `{prefix}relay`. Passwords are asked for by the user's full name.
 ///
@@ -33,11 +36,12 @@ pub fn kassa_account(
     shops: &[&str],
     mut passwords: impl FnMut(&str) -> String,
 ) -> Account {
-    let mut user = |role: &str, publish: Vec<String>, subscribe: Vec<String>| {
+    let mut user = |role: &str, publish: Vec<String>, publish_deny: Vec<String>, subscribe: Vec<String>| {
         let name = format!("{user_prefix}{role}");
         let password = passwords(&name);
         let permissions = Permissions {
             publish_allow: publish,
+            publish_deny,
             subscribe_allow: subscribe,
             ..Permissions::default()
         };
@@ -48,14 +52,25 @@ pub fn kassa_account(
         }
     };
     let users = vec![
-        user("checkout", checkout_publish(shops), checkout_subscribe(shops)),
-        user("shipment", reads_events(), strings(&[INBOX, "kassa.live.>"])),
+        user(
+            "checkout",
+            checkout_publish(shops),
+            vec![],
+            checkout_subscribe(shops),
+        ),
+        user(
+            "shipment",
+            reads_events(),
+            of_our_own_durables(),
+            strings(&[INBOX, "kassa.live.>"]),
+        ),
         user(
             "worker",
             worker_publish(),
+            vec![],
             strings(&["kassa.cmd.>", "kassa.qry.>", SERVICES, INBOX]),
         ),
-        user("relay", relay_publish(), strings(&[INBOX])),
+        user("relay", relay_publish(), vec![], strings(&[INBOX])),
     ];
     Account {
         name: name.to_owned(),
@@ -94,6 +109,22 @@ fn reads_events() -> Vec<String> {
             format!("$JS.API.CONSUMER.DELETE.{stream}.>"),
             format!("$JS.ACK.{stream}.>"),
         ]);
+    }
+    subjects
+}
+
+/// What others may not do with the durables of our own workers: who could take their messages, settle them or change their
+/// filters could make payments stand still.
+fn of_our_own_durables() -> Vec<String> {
+    let mut subjects = Vec::new();
+    for stream in EVENT_STREAMS {
+        for durable in OWN_DURABLES {
+            for verb in ["CREATE", "DURABLE.CREATE", "INFO", "MSG.NEXT", "DELETE"] {
+                subjects.push(format!("$JS.API.CONSUMER.{verb}.{stream}.{durable}"));
+            }
+            subjects.push(format!("$JS.API.CONSUMER.CREATE.{stream}.{durable}.>"));
+            subjects.push(format!("$JS.ACK.{stream}.{durable}.>"));
+        }
     }
     subjects
 }

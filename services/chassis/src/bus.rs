@@ -28,6 +28,8 @@ pub async fn connect(url: &str, login: &Login, name: &str) -> anyhow::Result<asy
     let options = options(url, login)?
         .name(name)
         .retry_on_initial_connect()
+        // A server that is frozen or cut off is noticed within some fifteen seconds.
+        .ping_interval(Duration::from_secs(5))
         .request_timeout(Some(Duration::from_secs(5)))
         .reconnect_delay_callback(|attempts| {
             Duration::from_millis((50 * u64::try_from(attempts).unwrap_or(20)).min(1_000))

@@ -149,8 +149,8 @@ pub enum LogFormat {
 /// Why the configuration cannot be used. Names every problem that was found, never a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("the configuration cannot be read")]
-    Unreadable(#[source] Box<config::ConfigError>),
+    #[error("the configuration cannot be read: {0}")]
+    Unreadable(String),
     #[error("the configuration is not usable:\n{}", .0.join("\n"))]
     Wrong(Vec<String>),
 }
@@ -237,10 +237,16 @@ impl Config {
                 builder.add_source(config::File::new("kassa.toml", config::FileFormat::Toml).required(false))
             }
         };
+        // Every key has a dot, so every name has `__`: KASSA_CACHE_DIR and the like are for others.
+        let ours = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .filter(|(name, _)| name.starts_with("KASSA_") && name.contains("__"))
+            .collect();
         builder = builder.add_source(
             config::Environment::with_prefix("KASSA")
                 .prefix_separator("_")
-                .separator("__"),
+                .separator("__")
+                .source(Some(ours)),
         );
         for (name, key) in [("DATABASE_URL", "database.url"), ("NATS_URL", "nats.url")] {
             if let Ok(value) = std::env::var(name)
@@ -248,13 +254,13 @@ impl Config {
             {
                 builder = builder
                     .set_override(key, value)
-                    .map_err(|error| ConfigError::Unreadable(Box::new(error)))?;
+                    .map_err(|error| unreadable(&error))?;
             }
         }
         let config: Self = builder
             .build()
             .and_then(config::Config::try_deserialize)
-            .map_err(|error| ConfigError::Unreadable(Box::new(error)))?;
+            .map_err(|error| unreadable(&error))?;
         config.check()?;
         Ok(config)
     }
@@ -356,6 +362,23 @@ impl Login {
     }
 }
 
+/// The reason and the place, without the line itself that a parser quotes: a password may stand in it.
+fn unreadable(error: &config::ConfigError) -> ConfigError {
+    let text = error.to_string();
+    let quoted = |line: &&str| {
+        let mut parts = line.splitn(2, '|');
+        let before = parts.next().unwrap_or_default();
+        parts.next().is_some() && before.trim().bytes().all(|b| b.is_ascii_digit())
+    };
+    let kept: Vec<&str> = text
+        .lines()
+        .filter(|line| !quoted(line))
+        .map(str::trim)
+        .filter(|l| !l.is_empty())
+        .collect();
+    ConfigError::Unreadable(kept.join("; "))
+}
+
 fn secret(given: Option<&SecretString>, file: Option<&Path>) -> Result<Option<SecretString>, std::io::Error> {
     match (given, file) {
         (Some(secret), _) => Ok(Some(secret.clone())),
@@ -402,6 +425,14 @@ mod tests {
             assert!(text.contains(named), "{named} is missing in {text}");
         }
         assert!(!text.contains("hunter2") && !format!("{config:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_slip_in_the_file_is_told_without_the_line_that_may_hold_a_password() {
+        let slip = "[database]\nurl = \"postgresql://kassa:hunter2@127.0.0.1/x\nmax_connections = 4\n";
+        let error = unreadable(&parsed(slip).expect_err("a quote is missing")).to_string();
+        assert!(!error.contains("hunter2"), "{error}");
+        assert!(error.contains("line 2"), "{error}");
     }
 
     #[test]

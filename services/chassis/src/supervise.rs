@@ -4,6 +4,8 @@ use std::{future::Future, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
+/// What a shell expects of a program that a signal has ended.
+const INTERRUPTED: i32 = 130;
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// Long enough to spare a server that is down, short enough that nobody waits once it is back.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -38,7 +40,7 @@ where
     }
 }
 
-/// Cancels the returned token at SIGTERM or Ctrl-C.
+/// Cancels the returned token at SIGTERM or Ctrl-C; a second one ends the process at once.
 ///
 /// # Errors
 /// When the process may not listen for signals.
@@ -49,11 +51,17 @@ pub fn until_signal() -> std::io::Result<CancellationToken> {
     let mut int = signal(SignalKind::interrupt())?;
     let cancel = token.clone();
     tokio::spawn(async move {
-        tokio::select! {
-            _ = term.recv() => {}
-            _ = int.recv() => {}
+        // The first asks; the second has no patience. Children end with the process.
+        for first in [true, false] {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = int.recv() => {}
+            }
+            if first {
+                cancel.cancel();
+            }
         }
-        cancel.cancel();
+        std::process::exit(INTERRUPTED);
     });
     Ok(token)
 }

@@ -33,6 +33,7 @@ pub async fn run(config: Config, executor: Arc<Executor>, shutdown: Cancellation
         shop_rules(&config)?,
         config.checkout.order_ttl,
         ladders.clone(),
+        shutdown.clone(),
     ));
     let serving = keep_running("commands", &shutdown, || {
         commands.clone().serve(client.clone(), shutdown.clone())

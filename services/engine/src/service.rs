@@ -54,6 +54,7 @@ pub struct Commands {
     shops: BTreeMap<Shop, ShopRules>,
     attempt_ttl: SignedDuration,
     ladders: Arc<Ladders>,
+    shutdown: CancellationToken,
 }
 
 #[derive(Debug, Serialize)]
@@ -77,12 +78,14 @@ impl Commands {
         shops: BTreeMap<Shop, ShopRules>,
         attempt_ttl: SignedDuration,
         ladders: Arc<Ladders>,
+        shutdown: CancellationToken,
     ) -> Self {
         Self {
             executor,
             shops,
             attempt_ttl,
             ladders,
+            shutdown,
         }
     }
 
@@ -212,9 +215,13 @@ impl Commands {
                 .opened()
                 .map_or(NextAction::None, |opened| next_action(opened, &payment));
             let undecided = matches!(payment, Payment::Pending(_)) && next_action == NextAction::Wait;
-            if undecided && tokio::time::Instant::now() < deadline {
+            if undecided && tokio::time::Instant::now() < deadline && !self.shutdown.is_cancelled() {
                 let look = deadline.min(tokio::time::Instant::now() + LOOK);
-                let _ = tokio::time::timeout_at(look, hints.changed()).await;
+                tokio::select! {
+                    // Answered with what there is: the shop asks again, and another instance answers.
+                    () = self.shutdown.cancelled() => {}
+                    _ = tokio::time::timeout_at(look, hints.changed()) => {}
+                }
                 continue;
             }
             let position = self

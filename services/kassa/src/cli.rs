@@ -182,7 +182,10 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Verb::Serve(args) => {
             let config = load(file)?;
-            telemetry::init(config.log.format, "info,async_nats=warn");
+            telemetry::init(
+                config.log.format,
+                "info,async_nats=warn,async_nats::connector=off,deadpool=off",
+            );
             let shutdown = supervise::until_signal()?;
             roles::serve(&config, &args.roles, shutdown).await?;
             Ok(ExitCode::SUCCESS)

@@ -17,6 +17,9 @@ use crate::exit::Ended;
 /// Longer than a call to CM takes, shorter than the half minute after which supervisors kill.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(25);
 
+/// For a database to let us in; one that is frozen would never say no.
+const DATABASE_MAX: Duration = Duration::from_secs(8);
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Role {
     /// Every role but the simulator.
@@ -101,8 +104,7 @@ impl Running {
     }
 
     /// Waits until all have ended. One that fails takes the others with it, since the process is to be started anew; but
-    /// for the relay, which stops for a person to look: without it nothing is shipped wrongly, and without the others
-    /// nothing is paid.
+    /// for the relay, which stops for a person to look: payments under way are still recorded and reports still read.
     ///
     /// # Errors
     /// The first role's error.
@@ -204,11 +206,22 @@ pub(crate) async fn connect(config: &Config, shutdown: &CancellationToken) -> an
         url: config.database.url.expose_secret().to_owned(),
         pool_size: config.database.max_connections,
     };
+    let mut tries: u32 = 0;
     loop {
-        match Store::connect(settings.clone()).await {
+        let tried = tokio::select! {
+            () = shutdown.cancelled() => return Ok(None),
+            tried = tokio::time::timeout(DATABASE_MAX, Store::connect(settings.clone())) => {
+                tried.unwrap_or_else(|_| Err(StoreError::Unreachable("no answer in time".to_owned())))
+            }
+        };
+        match tried {
             Ok(store) => return Ok(Some(store)),
             Err(error @ StoreError::Unreachable(_)) => {
-                tracing::warn!(%error, "waiting for the database");
+                tries += 1;
+                // At its 1st, 2nd, 4th … time: a night is long.
+                if tries.is_power_of_two() {
+                    tracing::warn!(%error, tries, "waiting for the database: nothing is decided or answered until it is there");
+                }
             }
             Err(error) => return Err(Ended::new(Ended::CONFIGURATION, error.to_string()).into()),
         }
@@ -225,14 +238,25 @@ pub(crate) async fn migrate(config: &Config) -> anyhow::Result<usize> {
 }
 
 pub(crate) async fn migrate_url(url: &str) -> anyhow::Result<usize> {
-    let mut settings: tokio_postgres::Config = url.parse()?;
+    let mut settings: tokio_postgres::Config = url
+        .parse()
+        .map_err(|error| Ended::new(Ended::CONFIGURATION, format!("database.url: {error}")))?;
     settings.connect_timeout(Duration::from_secs(5));
-    let (mut client, connection) = settings.connect(tokio_postgres::NoTls).await.map_err(|error| {
+    let unreachable = |why: String| {
         Ended::new(
             Ended::UNREACHABLE,
-            format!("the database cannot be reached: {error}"),
+            format!("the database cannot be reached: {why}"),
         )
-    })?;
+    };
+    let (mut client, connection) =
+        tokio::time::timeout(DATABASE_MAX, settings.connect(tokio_postgres::NoTls))
+            .await
+            .map_err(|_| unreachable("no answer in time".to_owned()))?
+            .map_err(|error| {
+                let cause =
+                    std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
+                unreachable(format!("{error}{cause}"))
+            })?;
     let driving = tokio::spawn(connection);
     let steps = kassa_migrations::migrate(&mut client).await?;
     drop(client);

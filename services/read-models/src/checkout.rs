@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio_postgres::Transaction;
 
-use crate::projector::Projection;
+use crate::projector::{Projection, read};
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Checkout;
@@ -67,7 +67,7 @@ impl Projection for Checkout {
 impl State {
     fn fold(&mut self, stored: &StoredEvent) -> anyhow::Result<()> {
         if stored.aggregate_type == Order::TYPE {
-            let event: OrderEvent = serde_json::from_slice(&stored.payload)?;
+            let event: OrderEvent = read(stored)?;
             match &event {
                 OrderEvent::OrderCreated { .. } => self.created_at = Some(stored.recorded_at),
                 OrderEvent::ConfidenceReachedSafe { evidence, .. } => self.evidence = Some(evidence.clone()),
@@ -81,7 +81,7 @@ impl State {
             }
             self.order.apply(event);
         } else {
-            let event: PaymentEvent = serde_json::from_slice(&stored.payload)?;
+            let event: PaymentEvent = read(stored)?;
             self.payments
                 .entry(PaymentId::parse(&stored.aggregate_id)?)
                 .or_default()

@@ -4,6 +4,8 @@ mod checkout;
 mod projector;
 mod queries;
 mod shipping;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

@@ -20,8 +20,8 @@ pub(crate) const SERVICE: MicroService = MicroService {
     verbs: &["get_order"],
 };
 
-/// How long a question waits for the projection to have what was stored before it came. After it, the answer is what there
-/// is: late is better than none.
+/// How long a question waits for the projection to have what was stored before it came. After it, an order that is there is
+/// told as it is known: late is better than none. One that is not there may be on its way, and is not called unknown.
 const CATCH_UP: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Deserialize)]
@@ -76,7 +76,7 @@ impl Queries {
                 ])));
             }
         };
-        self.caught_up().await?;
+        let caught_up = self.caught_up().await?;
         let client = self
             .store
             .pool()
@@ -90,22 +90,41 @@ impl Queries {
             )
             .await
             .map_err(|_| Problem::store_unavailable())?
-            .ok_or_else(|| Problem::not_found("order"))?;
+            .ok_or_else(|| {
+                if caught_up {
+                    Problem::not_found("order")
+                } else {
+                    behind()
+                }
+            })?;
         let document: serde_json::Value = row.get(0);
         serde_json::to_vec(&document).map_err(|_| Box::new(Problem::store_unavailable()))
     }
 
-    /// Until the projection has everything that was stored before this question.
-    async fn caught_up(&self) -> Result<(), Box<Problem>> {
+    /// Waits until the projection has everything that was stored before this question; `false` if that takes too long.
+    async fn caught_up(&self) -> Result<bool, Box<Problem>> {
         let head = self
             .store
             .head(self.part)
             .await
             .map_err(|_| Problem::store_unavailable())?;
         let mut progress = self.progress.clone();
-        let _ = tokio::time::timeout(CATCH_UP, progress.wait_for(|position| *position >= head)).await;
-        Ok(())
+        let reached = tokio::time::timeout(CATCH_UP, progress.wait_for(|position| *position >= head)).await;
+        Ok(matches!(reached, Ok(Ok(_))))
     }
+}
+
+/// The same for every shop and id: whether it is an order is what nobody knows yet.
+fn behind() -> Problem {
+    let mut problem = Problem::new(
+        503,
+        "store_unavailable",
+        "the answer is not ready",
+        "orders are being read in, and this one is not among those that were",
+        "ask again a little later",
+    );
+    problem.retry_after_s = Some(1);
+    problem
 }
 
 fn rule(pointer: &str) -> &'static str {

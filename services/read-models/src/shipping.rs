@@ -4,7 +4,7 @@ use kassa_domain::order::OrderEvent;
 use kassa_event_store::StoredEvent;
 use tokio_postgres::Transaction;
 
-use crate::projector::Projection;
+use crate::projector::{Projection, read};
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shipping;
@@ -18,9 +18,7 @@ impl Projection for Shipping {
             .iter()
             .filter(|stored| stored.event_type == "ConfidenceReachedSafe")
         {
-            let OrderEvent::ConfidenceReachedSafe { epoch, ordered, .. } =
-                serde_json::from_slice(&stored.payload)?
-            else {
+            let OrderEvent::ConfidenceReachedSafe { epoch, ordered, .. } = read(stored)? else {
                 continue;
             };
             transaction

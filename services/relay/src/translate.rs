@@ -843,6 +843,7 @@ mod tests {
                 report,
                 not_safe: vec![],
                 policy: "default/1".to_owned(),
+                owners: std::collections::BTreeMap::new(),
             },
             OrderEvent::OrderPartiallyPaid {
                 ordered: eur(4995),

@@ -72,6 +72,14 @@ async fn a_shipment_service_hears_and_cannot_speak() {
         "a shipment service may not start payments"
     );
     assert_eq!(stage.get_order(&order_id).await["status"], "open");
+    // Nor take, settle or remove what our own worker has to do.
+    for verb in ["MSG.NEXT", "DELETE", "INFO"] {
+        let subject = format!("$JS.API.CONSUMER.{verb}.KASSA_EVENTS.cm-gateway");
+        let answer =
+            tokio::time::timeout(Duration::from_millis(200), shipment.request(subject, "".into())).await;
+        assert!(!matches!(answer, Ok(Ok(_))), "{verb} of the gateway's durable");
+    }
+    assert_eq!(stage.start(&order_id).await["next_action"]["type"], "redirect");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,7 +1,6 @@
 //! What can strangers, early notifications and a database that does not answer do to those who are real? Answers as such
 //! are tested with the whole system.
 
-mod load;
 mod server;
 
 use std::{
@@ -9,9 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, task::JoinSet};
 
-use crate::server::{Hook, SHOP, get, within};
+use crate::server::{Hook, SHOP, within};
 
 /// More than are looked at in one sweep, several times over.
 const STRANGERS: i64 = 5_000;
@@ -126,6 +125,32 @@ async fn an_id_that_is_encoded_twice_and_a_body_without_a_length_that_is_too_lon
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_for_one_order_that_come_together_share_transactions_and_all_are_counted() {
+    const CALLS: usize = 200;
+    let hook = Hook::new().await;
+    let order = hook.create("A-1").await;
+    let mut callers = JoinSet::new();
+    for _ in 0..CALLS {
+        let address = hook.address;
+        callers.spawn(async move { server::call(address, "A-1").await });
+    }
+    let answers = within("all are answered", callers.join_all()).await;
+    assert!(answers.iter().all(|status| *status == 200), "{answers:?}");
+    assert_eq!(
+        hook.number("SELECT count FROM notifications").await,
+        i64::try_from(CALLS).expect("few")
+    );
+    let transactions = hook.requests(order).await;
+    assert!(
+        (1..=100).contains(&transactions),
+        "{transactions} transactions for {CALLS} calls"
+    );
+    // The place is given back: the next one is stored as well.
+    assert_eq!(hook.call("A-1").await, 200);
+    assert_eq!(hook.requests(order).await, transactions + 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_say_nothing_do_not_keep_out_those_that_do() {
     let hook = Hook::new().await;
     let order = hook.create("A-1").await;
@@ -135,7 +160,7 @@ async fn connections_that_say_nothing_do_not_keep_out_those_that_do() {
         idle.push(TcpStream::connect(hook.address).await.expect("it listens"));
     }
     let began = Instant::now();
-    assert_eq!(hook.send(&get(&format!("/hooks/cm/{SHOP}?id=A-1"))).await, 200);
+    assert_eq!(hook.call("A-1").await, 200);
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
     assert_eq!(hook.requests(order).await, 1);
     drop(idle);

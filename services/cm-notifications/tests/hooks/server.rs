@@ -63,13 +63,9 @@ pub(crate) struct Hook {
 
 impl Hook {
     pub(crate) async fn new() -> Self {
-        Self::over(&database().await).await
-    }
-
-    /// A listener on a database that is there.
-    pub(crate) async fn over(url: &str) -> Self {
+        let url = database().await;
         let config = StoreConfig {
-            url: url.to_owned(),
+            url: url.clone(),
             pool_size: 16,
         };
         let store = Store::connect(config).await.expect("the store opens");
@@ -82,25 +78,17 @@ impl Hook {
         Self {
             address,
             store,
-            url: url.to_owned(),
+            url,
             _stop: stop.drop_guard(),
         }
     }
 
-    /// The status of one call for this reference, as it stands in the URL.
     pub(crate) async fn call(&self, reference: &str) -> u16 {
-        self.send(&get(&format!("/hooks/cm/{SHOP}?id={reference}"))).await
+        call(self.address, reference).await
     }
 
-    /// The status of one request of raw bytes.
     pub(crate) async fn send(&self, request: &str) -> u16 {
-        let mut stream = TcpStream::connect(self.address).await.expect("it listens");
-        stream.write_all(request.as_bytes()).await.expect("it is sent");
-        let mut answer = Vec::new();
-        within("an answer", stream.read_to_end(&mut answer))
-            .await
-            .expect("it is read");
-        status(&String::from_utf8_lossy(&answer))
+        send(self.address, request).await
     }
 
     /// Makes the order of this reference known, as the engine would.
@@ -186,13 +174,22 @@ async fn connect(url: &str) -> Client {
     client
 }
 
-pub(crate) fn get(path: &str) -> String {
-    format!("GET {path} HTTP/1.1\r\nHost: kassa\r\nConnection: close\r\n\r\n")
+/// The status of one call for this reference, as it stands in the URL.
+pub(crate) async fn call(address: SocketAddr, reference: &str) -> u16 {
+    let request =
+        format!("GET /hooks/cm/{SHOP}?id={reference} HTTP/1.1\r\nHost: kassa\r\nConnection: close\r\n\r\n");
+    send(address, &request).await
 }
 
-/// Of an HTTP answer; 0 where there is none.
-pub(crate) fn status(answer: &str) -> u16 {
-    answer
+/// The status of one request of raw bytes; 0 where there is no answer.
+async fn send(address: SocketAddr, request: &str) -> u16 {
+    let mut stream = TcpStream::connect(address).await.expect("it listens");
+    stream.write_all(request.as_bytes()).await.expect("it is sent");
+    let mut answer = Vec::new();
+    within("an answer", stream.read_to_end(&mut answer))
+        .await
+        .expect("it is read");
+    String::from_utf8_lossy(&answer)
         .split(' ')
         .nth(1)
         .and_then(|word| word.parse().ok())

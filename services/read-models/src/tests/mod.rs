@@ -1,0 +1,158 @@
+//! What do the projections do with what should not be, and what is a shop told meanwhile? That they are rebuilt as they
+//! were, also by two at once, is tested with the whole system.
+
+mod server;
+
+use std::collections::BTreeSet;
+
+use kassa_chassis::micro::Asked;
+use kassa_event_store::Store;
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use self::server::{Database, SHOP, created, order, reported};
+use crate::{
+    PART,
+    checkout::Checkout,
+    projector::{self, Projection},
+    queries::Queries,
+    shipping::Shipping,
+};
+
+/// As `get_order` answers: the document, or the problem's status and code.
+async fn get_order(store: &Store, projected: i64, body: &str) -> Result<Value, (u16, String)> {
+    let (_keep, progress) = watch::channel(projected);
+    let queries = Queries {
+        store: store.clone(),
+        part: PART,
+        shops: BTreeSet::from([SHOP.to_owned()]),
+        progress,
+    };
+    let asked = Asked {
+        shop: SHOP.to_owned(),
+        verb: "get_order".to_owned(),
+        headers: None,
+        body: body.to_owned().into_bytes().into(),
+    };
+    match queries.answer(&asked).await.result {
+        Ok(bytes) => Ok(serde_json::from_slice(&bytes).expect("a document is JSON")),
+        Err(problem) => Err((problem.status, problem.code)),
+    }
+}
+
+/// Until there is nothing more; where the projection stands then.
+async fn project<P: Projection>(projection: &P, store: &Store) -> anyhow::Result<i64> {
+    loop {
+        if let (position, false) = projector::step(projection, store, PART).await? {
+            return Ok(position);
+        }
+    }
+}
+
+fn by_reference(reference: &str) -> String {
+    format!(r#"{{"order_reference":"{reference}"}}"#)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_character_that_the_database_cannot_keep_stops_no_ones_orders() {
+    let database = Database::new(4).await;
+    let events = [created("A-1"), reported("A-1", "SA\0FE \\u0000")];
+    database.append(order("A-1"), 0, &events).await;
+    database.append(order("A-2"), 0, &[created("A-2")]).await;
+    let position = project(&Checkout, &database.store).await.expect("it goes on");
+    assert_eq!(position, 3);
+    let document = get_order(&database.store, position, &by_reference("A-1"))
+        .await
+        .expect("it is there");
+    assert_eq!(document["safe"]["reasons"][0]["level"], "SA\u{fffd}FE \\u0000");
+    assert!(
+        get_order(&database.store, position, &by_reference("A-2"))
+            .await
+            .is_ok()
+    );
+    // Folded on from what was stored, as from zero.
+    database.append(order("A-1"), 2, &[reported("A-1", "\0")]).await;
+    assert_eq!(project(&Checkout, &database.store).await.expect("it goes on"), 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_cannot_be_applied_leaves_neither_rows_nor_a_checkpoint() {
+    let database = Database::new(4).await;
+    database.append(order("A-1"), 0, &[created("A-1")]).await;
+    assert_eq!(project(&Checkout, &database.store).await.expect("it goes on"), 1);
+    database.append(order("A-2"), 0, &[created("A-2")]).await;
+    let unreadable = vec![("OrderCreated".to_owned(), b"{}".to_vec())];
+    database.append_bytes(order("A-3"), 0, unreadable).await;
+    let error = projector::step(&Checkout, &database.store, PART)
+        .await
+        .expect_err("it is not an event");
+    assert!(
+        format!("{error:#}").contains("0-3"),
+        "the place is not told: {error:#}"
+    );
+    assert_eq!(database.number("SELECT count(*) FROM read_orders").await, 1);
+    assert_eq!(
+        database
+            .number("SELECT position FROM projections WHERE name = 'checkout'")
+            .await,
+        1
+    );
+    // Another projection does not need it, and goes on.
+    assert_eq!(project(&Shipping, &database.store).await.expect("it goes on"), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_order_that_is_stored_and_not_yet_projected_is_not_called_unknown() {
+    let database = Database::new(4).await;
+    database.append(order("A-1"), 0, &[created("A-1")]).await;
+    let (status, code) = get_order(&database.store, 0, &by_reference("A-1"))
+        .await
+        .expect_err("nothing was projected");
+    assert_eq!((status, code.as_str()), (503, "store_unavailable"));
+    let position = project(&Checkout, &database.store).await.expect("it goes on");
+    assert!(
+        get_order(&database.store, position, &by_reference("A-1"))
+            .await
+            .is_ok()
+    );
+    for nobodys in [
+        by_reference("A-2"),
+        r#"{"order_id":"x"}"#.to_owned(),
+        format!(r#"{{"order_id":"{}"}}"#, order("A-2")),
+    ] {
+        let (status, code) = get_order(&database.store, position, &nobodys)
+            .await
+            .expect_err("it is nobody's");
+        assert_eq!((status, code.as_str()), (404, "not_found"), "{nobodys}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_connection_is_enough() {
+    let database = Database::new(1).await;
+    database.append(order("A-1"), 0, &[created("A-1")]).await;
+    assert_eq!(project(&Checkout, &database.store).await.expect("it goes on"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shutdown_does_not_wait_for_the_whole_log() {
+    let database = Database::new(4).await;
+    for n in 0..3 {
+        let reference = format!("A-{n}");
+        let mut events = vec![created(&reference)];
+        events.extend((0..199).map(|_| reported(&reference, "FAST")));
+        database.append(order(&reference), 0, &events).await;
+    }
+    let stop = CancellationToken::new();
+    stop.cancel();
+    let (progress, reached) = watch::channel(0);
+    projector::run(&Checkout, &database.store, PART, &progress, &stop)
+        .await
+        .expect("it ends well");
+    let reached = *reached.borrow();
+    assert!(
+        reached < 600,
+        "all {reached} events were projected after the shutdown"
+    );
+}

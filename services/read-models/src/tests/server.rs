@@ -1,0 +1,185 @@
+//! One PostgreSQL for all tests of this binary, a database for each, and orders as the engine would store them.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{
+        OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use cqrs_es::DomainEvent as _;
+use kassa_domain::{
+    ids::{OrderId, Shop, ShopperId, event_id},
+    money::{Currency, Money},
+    order::{OrderEvent, OrderFacts},
+    report::ProviderReport,
+    safety::NotSafe,
+};
+use kassa_event_store::{Append, NewEvent, Store, StoreConfig, Touch};
+use kassa_infra::servers::{Postgres, PostgresOptions};
+use tokio_postgres::{Client, NoTls};
+use uuid::Uuid;
+
+pub(super) const SHOP: &str = "demo-shop";
+
+fn postgres() -> &'static Postgres {
+    static SERVER: OnceLock<Postgres> = OnceLock::new();
+    SERVER.get_or_init(|| {
+        Postgres::start(&PostgresOptions {
+            dir: run_folder().join("pg"),
+            bin_dir: None,
+            cache_dir: Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache"),
+        })
+        .expect("PostgreSQL starts")
+    })
+}
+
+/// A folder of this process's own; those of processes that are gone are removed.
+fn run_folder() -> PathBuf {
+    let runs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tmp/read-models");
+    std::fs::create_dir_all(&runs).expect("the target folder can be written");
+    for entry in std::fs::read_dir(&runs).expect("it was just made").flatten() {
+        if !Path::new("/proc").join(entry.file_name()).exists() {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+    let folder = runs.join(std::process::id().to_string());
+    std::fs::create_dir_all(&folder).expect("the target folder can be written");
+    folder
+}
+
+pub(super) struct Database {
+    url: String,
+    pub(super) store: Store,
+}
+
+impl Database {
+    /// With a pool of as many connections as that.
+    pub(super) async fn new(pool_size: usize) -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("read_{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        connect(&postgres().url("postgres"))
+            .await
+            .batch_execute(&format!("CREATE DATABASE {name}"))
+            .await
+            .expect("a database is made");
+        let url = postgres().url(&name);
+        kassa_migrations::migrate(&mut connect(&url).await)
+            .await
+            .expect("it is migrated");
+        let store = Store::connect(StoreConfig {
+            url: url.clone(),
+            pool_size,
+        })
+        .await
+        .expect("the store opens");
+        Self { url, store }
+    }
+
+    pub(super) async fn number(&self, sql: &str) -> i64 {
+        let row = connect(&self.url).await.query_one(sql, &[]).await.expect(sql);
+        row.get(0)
+    }
+
+    /// Adds to an order's stream, of which `seen` events are there.
+    pub(super) async fn append(&self, order: OrderId, seen: i64, events: &[OrderEvent]) {
+        let events = events.iter().map(|event| {
+            let payload = serde_json::to_vec(event).expect("an event is plain data");
+            (event.event_type(), payload)
+        });
+        self.append_bytes(order, seen, events.collect()).await;
+    }
+
+    /// The same for payloads as they are, whatever they are.
+    pub(super) async fn append_bytes(&self, order: OrderId, seen: i64, events: Vec<(String, Vec<u8>)>) {
+        let events = events
+            .into_iter()
+            .zip(seen + 1..)
+            .map(|((event_type, payload), version)| NewEvent {
+                stream_id: order.stream(),
+                event_id: event_id(order.stream(), version),
+                shop: SHOP.to_owned(),
+                aggregate_type: "order".to_owned(),
+                aggregate_id: order.to_string(),
+                event_type,
+                schema_version: 1,
+                payload,
+                metadata: serde_json::to_vec(&serde_json::json!({ "correlation_id": order })).expect("plain"),
+            })
+            .collect();
+        let append = Append {
+            part: 0,
+            command_id: Uuid::new_v4(),
+            fingerprint: vec![],
+            outcome: vec![],
+            touches: vec![Touch {
+                stream_id: order.stream(),
+                expected: seen,
+            }],
+            events,
+            timers: vec![],
+            done_timers: vec![],
+            vault: vec![],
+            reads: vec![],
+            recorded_at: self.store.clock().now(),
+        };
+        self.store.append(append).await.expect("it is stored");
+    }
+}
+
+async fn connect(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("it opens");
+    tokio::spawn(connection);
+    client
+}
+
+pub(super) fn shop() -> Shop {
+    Shop::parse(SHOP).expect("a shop")
+}
+
+pub(super) fn order(reference: &str) -> OrderId {
+    OrderId::new(&shop(), reference)
+}
+
+pub(super) fn created(reference: &str) -> OrderEvent {
+    OrderEvent::OrderCreated {
+        facts: OrderFacts {
+            order_id: order(reference),
+            shop: shop(),
+            order_reference: reference.to_owned(),
+            description: "dog food".to_owned(),
+            amount: eur(4995),
+            country: "NL".to_owned(),
+            language: "nl".to_owned(),
+            shopper_id: ShopperId::new(order(reference)),
+            return_url: "https://shop.example/return".to_owned(),
+        },
+        metadata: BTreeMap::new(),
+    }
+}
+
+/// A report at this level, which is not one that is accepted.
+pub(super) fn reported(reference: &str, level: &str) -> OrderEvent {
+    OrderEvent::ProviderReportObserved {
+        read_no: 1,
+        digest: "d".to_owned(),
+        report: ProviderReport {
+            reference: reference.to_owned(),
+            ordered: eur(4995),
+            considered_safe: None,
+            payments: vec![],
+        },
+        not_safe: vec![NotSafe::LevelNotAccepted {
+            level: level.to_owned(),
+            accepted: vec!["SAFE".to_owned()],
+        }],
+        policy: "default/1".to_owned(),
+        owners: BTreeMap::new(),
+    }
+}
+
+pub(super) fn eur(minor: i64) -> Money {
+    Money::new(minor, Currency::EUR)
+}
