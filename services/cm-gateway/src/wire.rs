@@ -190,7 +190,7 @@ pub(crate) fn report(detail: Detail) -> Option<ProviderReport> {
         reference: detail.order_reference,
         ordered: Money::new(detail.amount.0, detail.currency),
         considered_safe: detail.considered_safe.map(|safe| ConsideredSafe {
-            level: safe.level,
+            level: word(&safe.level),
             at: safe.timestamp.and_then(|text| text.parse().ok()),
         }),
         payments,
@@ -204,14 +204,14 @@ fn reported(payment: Payment) -> Option<ReportedPayment> {
             .into_iter()
             .map(|m| ReportedMove {
                 amount: Money::new(m.amount.0, m.currency),
-                state: m.state,
+                state: word(&m.state),
             })
             .collect()
     };
     Some(ReportedPayment {
         id: payment_id(payment.id)?,
-        method: payment.method,
-        state: authorization.state.into(),
+        method: word(&payment.method),
+        state: word(&authorization.state).into(),
         confidence: authorization
             .confidence
             .filter(|word| !word.is_empty())
@@ -224,6 +224,11 @@ fn reported(payment: Payment) -> Option<ReportedPayment> {
         refunds: moves(payment.refunds),
         chargebacks: moves(payment.chargebacks),
     })
+}
+
+/// A word of CM's, known or not, as it may be kept: without control characters, and not longer than any of its words.
+fn word(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(64).collect()
 }
 
 fn payment_id(id: String) -> Option<String> {

@@ -67,7 +67,12 @@ impl Simulator {
         config
             .check()
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        let listener = TcpListener::bind(config.listen).await?;
+        let listener = TcpListener::bind(config.listen).await.map_err(|error| {
+            io::Error::new(
+                error.kind(),
+                format!("simulator.listen {}: {error}", config.listen),
+            )
+        })?;
         let address = listener.local_addr()?;
         let credentials = format!("{}:{}", config.account, config.password.expose_secret());
         let app = App::new(

@@ -204,7 +204,7 @@ impl Store {
 
     pub(crate) async fn client(&self) -> Result<deadpool_postgres::Object, StoreError> {
         self.pool.get().await.map_err(|error| match error {
-            PoolError::Backend(error) => StoreError::Unreachable(error.to_string()),
+            PoolError::Backend(error) => StoreError::Unreachable(full(&error)),
             other => StoreError::Unreachable(other.to_string()),
         })
     }

@@ -12,7 +12,7 @@ use kassa_chassis::{
     supervise,
 };
 use kassa_cm_notifications::Notifications;
-use kassa_cm_simulator::Simulator;
+use kassa_cm_simulator::{SCENARIOS, Simulator};
 use kassa_shipment::{ConsumeError, Consumer, Database, Inbox, PaymentSafe, Settings};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
@@ -35,6 +35,11 @@ const INTERRUPTED: u8 = 130;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) async fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
+    let known = |name: &str| SCENARIOS.iter().any(|scenario| scenario.name == name);
+    if !known(&args.scenario) && !args.scenario.starts_with("any/start_slow_") {
+        let names: Vec<_> = SCENARIOS.iter().map(|scenario| scenario.name).collect();
+        return Err(Ended::new(Ended::USAGE, format!("--scenario: one of {}", names.join(", "))).into());
+    }
     let signal = supervise::until_signal()?;
     Ok(if staged(args, &signal).await? {
         ExitCode::SUCCESS

@@ -10,6 +10,7 @@ pub(crate) struct Ended {
 }
 
 impl Ended {
+    pub(crate) const USAGE: u8 = 2;
     /// Waited in vain: the outcome is not known.
     pub(crate) const TIMED_OUT: u8 = 4;
     pub(crate) const NOT_FOUND: u8 = 5;
