@@ -226,9 +226,19 @@ fn reported(payment: Payment) -> Option<ReportedPayment> {
     })
 }
 
-/// A word of CM's, known or not, as it may be kept: without control characters, and not longer than any of its words.
+/// A word of CM's, known or not, as it may be kept: bounded, and with a mark for every control character. Never without it:
+/// that could make a word that we know.
 fn word(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(64).collect()
+    text.chars()
+        .map(|c| {
+            if c.is_control() {
+                char::REPLACEMENT_CHARACTER
+            } else {
+                c
+            }
+        })
+        .take(64)
+        .collect()
 }
 
 fn payment_id(id: String) -> Option<String> {
