@@ -291,6 +291,10 @@ mod tests {
 
     #[test]
     fn unknown_words_are_kept_and_are_no_verdict() {
+        for odd in [r"AUTHORIZED\u0000", r"AUTHO\nRIZED"] {
+            let report = detail(&PAID.replace("AUTHORIZED", odd)).unwrap();
+            assert!(!report.payments[0].is_authorized(), "{odd}");
+        }
         let report = detail(&PAID.replace("\"AUTHORIZED\"", "\"SETTLED\"")).unwrap();
         assert_eq!(
             report.payments[0].state,
