@@ -285,6 +285,13 @@ impl Config {
                 ));
             }
         }
+        if ![1, 3, 5].contains(&self.nats.replicas) {
+            wrong.push("nats.replicas: 1, 3 or 5".to_owned());
+        }
+        if self.nats.window < 1_000 {
+            // A stream that is made anew would be filled with next to nothing, and releases would be missing in it.
+            wrong.push("nats.window: at least 1000 events".to_owned());
+        }
         if !self.poll.ladder.contains_key("ideal") {
             // Without it, a payment whose notification is lost would never be found.
             wrong.push("poll.ladder.ideal: one or more intervals of at least 100ms".to_owned());

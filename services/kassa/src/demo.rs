@@ -223,7 +223,7 @@ impl Stage<'_> {
         );
 
         let http = sim::client()?;
-        let reference_at_cm = reference.clone();
+        let reference_at_cm = self.reference_at_cm(&order_id).await?;
         let pressed = sim::press(&http, &self.sim_url, &reference_at_cm, &self.args.scenario).await?;
         timeline.line(
             "shopper",
@@ -307,6 +307,23 @@ impl Stage<'_> {
         drop(client);
         let _ = driving.await;
         Ok(row.map(|row| row.get(0)))
+    }
+
+    /// The provider's order that the shopper is at: after a create whose answer was lost, that is another one.
+    async fn reference_at_cm(&self, order_id: &str) -> anyhow::Result<String> {
+        loop {
+            let client = self.store.pool().get().await?;
+            let sql =
+                "SELECT state #>> '{order,Opened,provider,reference}' FROM read_orders WHERE order_id = $1";
+            let found = client
+                .query_opt(sql, &[&order_id])
+                .await?
+                .and_then(|row| row.get::<_, Option<String>>(0));
+            if let Some(reference) = found {
+                return Ok(reference);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     async fn event_of(&self, order_id: &str) -> anyhow::Result<String> {

@@ -500,6 +500,19 @@ async fn orders_that_are_not_there_have_one_answer_whatever_the_reason() {
             .iter()
             .all(|answer| answer["code"] == "not_found" && answer == &answers[0] || answer == &answers[1])
     );
+    // Nor does another shop learn of it, or pay it.
+    let mut headers = HeaderMap::new();
+    headers.insert("Idempotency-Key", "theirs");
+    let start = bytes(&json!({ "order_id": order_id, "method": "ideal" }));
+    let (_, started) = stage
+        .send("kassa.cmd.other-shop.start_payment", headers, start)
+        .await;
+    assert_eq!(started["code"], "not_found", "{started}");
+    let question = bytes(&json!({ "order_id": order_id }));
+    let (_, found) = stage
+        .send("kassa.qry.other-shop.get_order", HeaderMap::new(), question)
+        .await;
+    assert_eq!(found["code"], "not_found", "{found}");
     let neither = send(&stage, "get_order", None, b"{}").await;
     assert_eq!(neither["code"], "validation", "{neither}");
     let both = json!({ "order_id": order_id, "order_reference": "x" });

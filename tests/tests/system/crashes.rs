@@ -1,4 +1,4 @@
-//! `kill -9`, of each role and of the bus, in the middle of a payment: the payment ends as if nothing had happened, later.
+//! `kill -9`, of engine, relay, gateway and bus, in the middle of a payment: the payment ends as if nothing had happened, later.
 
 use kassa::Role;
 use serde_json::json;
@@ -150,6 +150,7 @@ async fn nats_server_is_killed_and_comes_back_with_its_data() {
     .await
     .expect("it does not panic");
     ends_well(&stage, &order_id, &reference).await;
+    another_goes_through(&stage).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -187,12 +188,26 @@ async fn the_bus_is_wiped_and_filled_again_with_the_same_sequences_and_no_second
             s.shipped.duplicates() >= 1
         })
         .await;
+    another_goes_through(&stage).await;
     assert_eq!(stage.shipments(&shipped).await, 1, "no second shipment");
     assert_eq!(
         stage.count(&shipped_reference, "request", "start").await,
         1,
         "history is not worked again"
     );
+}
+
+/// Everybody has recovered: another order goes all the way, over the bus.
+async fn another_goes_through(stage: &Stage) {
+    let (reference, order_id) = stage.create("ideal/success").await;
+    stage
+        .until("a redirect", async |s| {
+            let body = json!({ "order_id": order_id, "method": "ideal" });
+            s.command_with_key("start_payment", "after", &body).await["next_action"]["type"] == "redirect"
+        })
+        .await;
+    stage.press(&reference, "ideal/success").await;
+    ends_well(stage, &order_id, &reference).await;
 }
 
 /// Every message of the stream up to a sequence, as (sequence, id, body), once it is there.
