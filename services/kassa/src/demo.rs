@@ -4,12 +4,13 @@
 use std::{process::ExitCode, time::Duration};
 
 use async_nats::HeaderMap;
+use clap::Args;
 use futures::StreamExt as _;
 use jiff::SignedDuration;
 use kassa_chassis::{
     bus,
-    config::{Cm, Config, Login, Mode, Shop},
-    supervise,
+    config::{Cm, Config, LogFormat, Login, Mode, Shop},
+    supervise, telemetry,
 };
 use kassa_cm_notifications::Notifications;
 use kassa_cm_simulator::{SCENARIOS, Simulator};
@@ -22,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     bus_view::{self, Timeline},
-    cli::{DemoArgs, Format},
+    cli::Format,
     exit::Ended,
     host::{Host, SHOP},
     roles::{self, Role, Running},
@@ -34,7 +35,26 @@ const INTERRUPTED: u8 = 130;
 /// The whole play takes a second or two; without a notification it takes the ladder's first rungs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Runs everything in one process, with servers and a simulator of its own, and plays a payment.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  kassa demo                                plays ideal/success, then stays until Ctrl-C
+  kassa demo --once --format json           ends after the shipment; the last line is the result
+  kassa demo --scenario any/amount_short_11 plays what must not be shipped")]
+pub(crate) struct DemoArgs {
+    /// End after the payment has come to its end, instead of staying.
+    #[arg(long)]
+    once: bool,
+    /// A scenario of `kassa sim scenarios`.
+    #[arg(long, default_value = "ideal/success", value_name = "NAME")]
+    scenario: String,
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    format: Format,
+}
+
 pub(crate) async fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
+    // The servers are its own: that they go when it goes is no news.
+    telemetry::init(LogFormat::Auto, "warn,async_nats=error,kassa_chassis::bus=error");
     let known = |name: &str| SCENARIOS.iter().any(|scenario| scenario.name == name);
     if !known(&args.scenario) && !args.scenario.starts_with("any/start_slow_") {
         let names: Vec<_> = SCENARIOS.iter().map(|scenario| scenario.name).collect();

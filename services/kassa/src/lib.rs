@@ -8,6 +8,7 @@ mod host;
 mod orders;
 mod replay;
 mod roles;
+mod serve;
 mod sim;
 
 pub use cli::main;

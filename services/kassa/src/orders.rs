@@ -2,12 +2,50 @@
 
 use std::{process::ExitCode, time::Duration};
 
+use clap::Subcommand;
 use kassa_chassis::{bus, config::Login, problem::Problem};
 use serde_json::{Value, json};
 
 use crate::exit::Ended;
 
-pub(crate) async fn show(nats_url: &str, shop: &str, order: &str) -> anyhow::Result<ExitCode> {
+/// Looks at orders.
+#[derive(Debug, Subcommand)]
+#[command(after_help = "Examples:
+  kassa orders show ord_0123… --shop demo-shop
+  kassa orders show A-1 --shop demo-shop
+  NATS_URL=nats://checkout:secret@127.0.0.1:4222 kassa orders show A-1 --shop demo-shop")]
+pub(crate) enum OrdersVerb {
+    /// Where an order stands, by its id or the shop's reference; asks kassa-queries on NATS.
+    #[command(after_help = "Examples:
+  kassa orders show ord_0123… --shop demo-shop
+  kassa orders show A-1 --shop demo-shop
+  NATS_URL=nats://checkout:secret@127.0.0.1:4222 kassa orders show A-1 --shop demo-shop")]
+    Show {
+        order: String,
+        #[arg(long)]
+        shop: String,
+        /// May carry a login: nats://user:password@host:port
+        #[arg(
+            long,
+            env = "NATS_URL",
+            default_value = "nats://127.0.0.1:4222",
+            hide_env_values = true
+        )]
+        nats_url: String,
+    },
+}
+
+pub(crate) async fn run(verb: OrdersVerb) -> anyhow::Result<ExitCode> {
+    match verb {
+        OrdersVerb::Show {
+            order,
+            shop,
+            nats_url,
+        } => show(&nats_url, &shop, &order).await,
+    }
+}
+
+async fn show(nats_url: &str, shop: &str, order: &str) -> anyhow::Result<ExitCode> {
     let body = if order.starts_with("ord_") {
         json!({ "order_id": order })
     } else {

@@ -2,20 +2,32 @@
 
 use std::{io::Write as _, path::Path, process::ExitCode};
 
+use clap::Args;
 use kassa_chassis::config::Database;
 use kassa_event_store::{Store, StoreConfig, StoreError};
 use kassa_relay::Translator;
 use secrecy::ExposeSecret as _;
 
-use crate::{
-    cli::{self, ReplayArgs},
-    exit::Ended,
-};
+use crate::{cli, exit::Ended};
 
 const STEP: usize = 1_000;
 
+/// Prints events from the log as NDJSON, one CloudEvent a line, in order.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  kassa replay --from 0-0
+  kassa replay --from 0-41992 | jq .type
+  kassa replay --from 0-0 | wc -l")]
+pub(crate) struct ReplayArgs {
+    /// A position, `part-number`; what comes after it is printed.
+    #[arg(long, value_name = "POSITION", value_parser = position)]
+    from: (i32, i64),
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    database_url: Option<String>,
+}
+
 /// `0-41992` → part 0, position 41992.
-pub(crate) fn position(text: &str) -> Result<(i32, i64), String> {
+fn position(text: &str) -> Result<(i32, i64), String> {
     let parsed = text.split_once('-').and_then(|(part, at)| {
         let plain = |digits: &str| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
         (plain(part) && plain(at)).then_some(())?;

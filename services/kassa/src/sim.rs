@@ -2,13 +2,56 @@
 
 use std::{path::Path, process::ExitCode, time::Duration};
 
+use clap::{Args, Subcommand};
 use kassa_chassis::config::Config;
 use serde_json::{Value, json};
 
-use crate::{
-    cli::{Format, SimAddress},
-    exit::Ended,
-};
+use crate::{cli::Format, exit::Ended};
+
+/// The CM simulator: its scenarios, and paying as a shopper would.
+#[derive(Debug, Subcommand)]
+#[command(after_help = "Examples:
+  kassa sim scenarios
+  kassa sim scenarios --format json
+  kassa sim pay A-1 ideal/success")]
+pub(crate) enum SimVerb {
+    /// Lists the scenarios with their documented ends.
+    #[command(after_help = "Examples:
+  kassa sim scenarios
+  kassa sim scenarios --format json
+  kassa sim scenarios --url http://127.0.0.1:8090")]
+    Scenarios {
+        #[command(flatten)]
+        sim: SimAddress,
+        #[arg(long, value_enum, default_value_t = Format::Table)]
+        format: Format,
+    },
+    /// Does at the test bank what the scenario says, for an order by its reference or key.
+    #[command(after_help = "Examples:
+  kassa sim pay A-1 ideal/success
+  kassa sim pay A-1 ideal/cancel
+  kassa sim pay A-1 any/amount_short_11 --url http://127.0.0.1:8090")]
+    Pay {
+        order: String,
+        scenario: String,
+        #[command(flatten)]
+        sim: SimAddress,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SimAddress {
+    /// Where the simulator is; without it, as configured.
+    #[arg(long, env = "KASSA_SIM_URL", value_name = "URL")]
+    url: Option<String>,
+}
+
+pub(crate) async fn run(verb: SimVerb, file: Option<&Path>) -> anyhow::Result<ExitCode> {
+    match verb {
+        SimVerb::Scenarios { sim, format } => scenarios(&sim, file, format).await,
+        SimVerb::Pay { order, scenario, sim } => pay(&sim, file, &order, &scenario).await,
+    }
+}
 
 /// What a shopper does for `scenario`, at the simulator that stands at `base`.
 pub(crate) async fn press(
@@ -36,22 +79,13 @@ pub(crate) async fn press(
     answer(response).await
 }
 
-pub(crate) async fn pay(
-    sim: &SimAddress,
-    file: Option<&Path>,
-    order: &str,
-    scenario: &str,
-) -> anyhow::Result<ExitCode> {
+async fn pay(sim: &SimAddress, file: Option<&Path>, order: &str, scenario: &str) -> anyhow::Result<ExitCode> {
     let done = press(&client()?, &address(sim, file), order, scenario).await?;
     println!("{}", serde_json::to_string_pretty(&done)?);
     Ok(ExitCode::SUCCESS)
 }
 
-pub(crate) async fn scenarios(
-    sim: &SimAddress,
-    file: Option<&Path>,
-    format: Format,
-) -> anyhow::Result<ExitCode> {
+async fn scenarios(sim: &SimAddress, file: Option<&Path>, format: Format) -> anyhow::Result<ExitCode> {
     let url = format!("{}/sim/scenarios", address(sim, file));
     let listed = answer(client()?.get(url).send().await.map_err(unreachable)?).await?;
     if format == Format::Json {
