@@ -3,6 +3,7 @@
 mod append;
 mod batcher;
 mod clock;
+mod filter;
 mod hints;
 mod marks;
 mod read;
@@ -12,6 +13,7 @@ mod timers;
 
 pub use append::{Append, AppendError, Appended, NewEvent, NewTimer, ReadRequest, Touch, VaultRow};
 pub use clock::Clock;
+pub use filter::{Found, LogFilter};
 pub use read::{LoggedCommand, StoredEvent};
 pub use reads::{ClaimedRead, request_read_in};
 pub use store::{Store, StoreConfig, StoreError};

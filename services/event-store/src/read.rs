@@ -33,7 +33,7 @@ pub struct LoggedCommand {
     pub position: i64,
 }
 
-const COLUMNS: &str = "part, position, stream_id, version, event_id, shop, aggregate_type, aggregate_id, event_type, \
+pub(crate) const COLUMNS: &str = "part, position, stream_id, version, event_id, shop, aggregate_type, aggregate_id, event_type, \
      schema_version, payload, metadata, recorded_at";
 
 impl Store {
@@ -148,7 +148,7 @@ pub(crate) fn bound(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
-fn stored(row: &Row) -> StoredEvent {
+pub(crate) fn stored(row: &Row) -> StoredEvent {
     StoredEvent {
         part: row.get(0),
         position: row.get(1),

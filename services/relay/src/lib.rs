@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod error;
+mod filter;
 mod publish;
 mod relay;
 mod stream;
@@ -16,6 +17,7 @@ use kassa_event_store::Store;
 use tokio_util::sync::CancellationToken;
 
 pub use error::RelayError;
+pub use filter::{Bound, EventFilter, FilterError, FilteredLog, TypePattern, method, position, time};
 pub use translate::{TranslateError, Translator};
 
 /// The only part of the log on one machine.

@@ -612,6 +612,16 @@ mod tests {
     }
 
     #[test]
+    fn the_filter_calls_events_what_they_are_called_outside() {
+        let orders = order_events().map(stored_order);
+        for stored in orders.chain(payment_events().map(stored_payment)) {
+            if let Some(face) = crate::filter::face(&stored.aggregate_type, &stored.event_type) {
+                assert_eq!(face, told(&stored).event(), "{}", stored.event_type);
+            }
+        }
+    }
+
+    #[test]
     fn what_is_published_is_what_a_reader_of_the_contract_reads() {
         let orders = order_events().map(stored_order);
         for stored in orders.chain(payment_events().map(stored_payment)) {
