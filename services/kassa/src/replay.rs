@@ -1,44 +1,108 @@
-//! What has happened, from a position on? Straight from the log, as the bus would carry it.
+//! What has happened? Straight from the log, as the bus would carry it, and only to stdout: nothing here can publish, so a
+//! replay moves no goods and no money.
 
-use std::{io::Write as _, path::Path, process::ExitCode};
+use std::{collections::BTreeSet, io::Write as _, path::Path, process::ExitCode};
 
 use clap::Args;
+use jiff::Timestamp;
 use kassa_chassis::config::Database;
+use kassa_domain::{
+    ids::{OrderId, Shop},
+    payment::Method,
+};
 use kassa_event_store::{Store, StoreConfig, StoreError};
-use kassa_relay::Translator;
+use kassa_relay::{Bound, EventFilter, FilteredLog, TypePattern};
 use secrecy::ExposeSecret as _;
 
 use crate::{cli, exit::Ended};
 
-const STEP: usize = 1_000;
+/// What a shell expects of a program that Ctrl-C has ended.
+const INTERRUPTED: u8 = 130;
 
-/// Prints events from the log as NDJSON, one CloudEvent a line, in order.
+/// Prints events from the log as NDJSON, one CloudEvent a line, in order; publishes nothing.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  kassa replay --from 0-0
   kassa replay --from 0-41992 | jq .type
-  kassa replay --from 0-0 | wc -l")]
+  kassa replay --from 2026-11-01T00:00Z --type 'payment.*' --method ideal --shop demo-shop
+  kassa replay --to 2026-12-01T00:00Z --as-known-at 2026-12-01T00:00Z | wc -l")]
 pub(crate) struct ReplayArgs {
-    /// A position, `part-number`; what comes after it is printed.
-    #[arg(long, value_name = "POSITION", value_parser = position)]
-    from: (i32, i64),
+    /// A position `part-number`, which is not printed itself, or a time; without it, from the beginning.
+    #[arg(long, value_name = "POSITION|TIME")]
+    from: Option<Bound>,
+    /// A position, which is the last that is printed, or a time, which is not; without it, up to the end as it is now.
+    #[arg(long, value_name = "POSITION|TIME")]
+    to: Option<Bound>,
+    /// Such as payment.*, order.payment_safe or *.internal; may be given several times.
+    #[arg(long = "type", value_name = "TYPE")]
+    types: Vec<TypePattern>,
+    #[arg(long, value_name = "SHOP", value_parser = shop)]
+    shop: Option<Shop>,
+    /// Only payments by this method.
+    #[arg(long, value_name = "METHOD", value_parser = kassa_relay::method)]
+    method: Option<Method>,
+    /// This order and its payments.
+    #[arg(long, value_name = "ORDER_ID", value_parser = order)]
+    order: Option<OrderId>,
+    /// Only what was recorded until then: the answer of that day, whatever came later.
+    #[arg(long, value_name = "TIME", value_parser = kassa_relay::time)]
+    as_known_at: Option<Timestamp>,
+    /// At most as many events.
+    #[arg(long, value_name = "NUMBER")]
+    limit: Option<u64>,
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     database_url: Option<String>,
 }
 
-/// `0-41992` → part 0, position 41992.
-fn position(text: &str) -> Result<(i32, i64), String> {
-    let parsed = text.split_once('-').and_then(|(part, at)| {
-        let plain = |digits: &str| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-        (plain(part) && plain(at)).then_some(())?;
-        Some((part.parse().ok()?, at.parse().ok()?))
-    });
-    parsed.ok_or_else(|| "a position is part-number, such as 0-41992; 0-0 is the beginning".to_owned())
+fn shop(text: &str) -> Result<Shop, String> {
+    Shop::parse(text).map_err(|error| error.to_string())
+}
+
+fn order(text: &str) -> Result<OrderId, String> {
+    OrderId::parse(text).map_err(|error| error.to_string())
+}
+
+impl ReplayArgs {
+    fn filter(&self) -> anyhow::Result<EventFilter> {
+        let usage = |error: kassa_relay::FilterError| Ended::new(Ended::USAGE, error.to_string());
+        let mut filter = EventFilter {
+            types: self.types.clone(),
+            shop: self.shop.clone(),
+            method: self.method,
+            order: self.order,
+            as_known_at: self.as_known_at,
+            ..EventFilter::default()
+        };
+        if let Some(from) = self.from {
+            filter.set_from(from);
+        }
+        if let Some(to) = self.to {
+            filter.set_to(to).map_err(usage)?;
+        }
+        filter.check().map_err(usage)?;
+        Ok(filter)
+    }
 }
 
 pub(crate) async fn run(args: &ReplayArgs, file: Option<&Path>) -> anyhow::Result<ExitCode> {
-    let (url, live) = match &args.database_url {
-        Some(url) => (url.clone(), Default::default()),
+    let filter = args.filter()?;
+    let (store, live) = store(args.database_url.as_deref(), file).await?;
+    let log = FilteredLog::open(store, live, filter).await?;
+    tokio::select! {
+        printed = print(log, args.limit.unwrap_or(u64::MAX)) => printed,
+        interrupted = tokio::signal::ctrl_c() => {
+            interrupted?;
+            Ok(ExitCode::from(INTERRUPTED))
+        }
+    }
+}
+
+/// The store by its address, or as configured; and the shops in live mode, as far as they are known.
+pub(crate) async fn store(
+    database_url: Option<&str>,
+    file: Option<&Path>,
+) -> anyhow::Result<(Store, BTreeSet<String>)> {
+    let (url, live) = match database_url {
+        Some(url) => (url.to_owned(), BTreeSet::new()),
         None => {
             let config = cli::load(file)?;
             let live = kassa_relay::shops_in_live_mode(&config);
@@ -52,55 +116,31 @@ pub(crate) async fn run(args: &ReplayArgs, file: Option<&Path>) -> anyhow::Resul
             StoreError::Unreachable(_) => Ended::new(Ended::UNREACHABLE, error.to_string()),
             other => Ended::new(Ended::CONFIGURATION, other.to_string()),
         })?;
-    let mut translator = Translator::new(store.clone(), live);
-    let (part, mut after) = args.from;
-    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    // Up to the end as it is now: what comes later is for who follows the bus.
-    let end = store.head(part).await?;
-    while after < end {
-        for stored in store.read_log(part, after, STEP).await? {
-            after = stored.position;
-            let envelope = translator.envelope(&stored).await?;
-            let mut line = serde_json::to_vec(&envelope)?;
-            line.push(b'\n');
-            if let Err(error) = out.write_all(&line) {
-                // The reader has seen enough.
-                return if error.kind() == std::io::ErrorKind::BrokenPipe {
-                    Ok(ExitCode::SUCCESS)
-                } else {
-                    Err(error.into())
-                };
-            }
-            if after >= end {
-                break;
-            }
-        }
-    }
-    match out.flush() {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(ExitCode::SUCCESS),
-    }
+    Ok((store, live))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::position;
-
-    #[test]
-    fn a_position_is_a_part_and_a_number() {
-        assert_eq!(position("0-0"), Ok((0, 0)));
-        assert_eq!(position("3-41992"), Ok((3, 41_992)));
-        for wrong in [
-            "",
-            "0",
-            "-1",
-            "0-",
-            "0--1",
-            "a-1",
-            "0-1-2",
-            "0-99999999999999999999",
-        ] {
-            assert!(position(wrong).is_err(), "{wrong}");
+async fn print(mut log: FilteredLog, mut left: u64) -> anyhow::Result<ExitCode> {
+    while left > 0 {
+        let Some(events) = log.next().await? else {
+            break;
+        };
+        let mut lines = Vec::new();
+        for event in events.iter().take(usize::try_from(left).unwrap_or(usize::MAX)) {
+            serde_json::to_writer(&mut lines, event)?;
+            lines.push(b'\n');
+            left -= 1;
+        }
+        // On a thread of its own: a reader that stands still must not keep Ctrl-C from being heard.
+        let written = tokio::task::spawn_blocking(move || {
+            let mut out = std::io::stdout().lock();
+            out.write_all(&lines).and_then(|()| out.flush())
+        })
+        .await?;
+        match written {
+            // The reader has seen enough.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => break,
+            written => written?,
         }
     }
+    Ok(ExitCode::SUCCESS)
 }
