@@ -9,6 +9,7 @@ pub mod problem;
 pub mod problems;
 pub mod queries;
 pub mod strict;
+pub mod verbs;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -21,9 +22,10 @@ pub use problem::{FieldError, Problem};
 pub use problems::{PROBLEMS, ProblemType};
 pub use queries::{
     ExplainOrder, Explanation, GetOrder, GetOrderEvents, ListMethods, ListOrders, MethodList, MethodView,
-    MissingCondition, NotSafeReason, OrderList, OrderView, PaymentView, SafeView,
+    MissingCondition, NotSafeReason, OrderEvents, OrderList, OrderView, PaymentView, SafeView,
 };
 pub use strict::{Object, UniqueMap};
+pub use verbs::{Kind, VERBS, Verb};
 
 /// Shape of a position: the part and the number in it. Opaque to callers, but compared by us.
 pub const POSITION: &str = "^[0-9]{1,10}-[0-9]{1,19}$";

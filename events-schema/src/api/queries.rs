@@ -215,6 +215,11 @@ pub struct MissingCondition {
     pub details: Map<String, Value>,
 }
 
+/// What has happened, oldest first: a batch of CloudEvents. What is not published is left out, so numbers have gaps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct OrderEvents(#[schemars(with = "Vec<crate::envelope::Wire>")] pub Vec<crate::Envelope>);
+
 /// A page of orders.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct OrderList {
