@@ -8,6 +8,7 @@ use schemars::transform::{RecursiveTransform, Transform, transform_subschemas};
 use schemars::{Schema, json_schema};
 use serde_json::{Map, Value, json};
 
+use crate::api::{Problem, VERBS};
 use crate::envelope::{Wire, schema_path};
 use crate::event::{self, INTERNAL, spoken};
 use crate::words::Aggregate;
@@ -21,7 +22,8 @@ pub struct Document {
     pub schema: Value,
 }
 
-/// Every schema of the contract: the envelope's, one per event type and version, and `internal` per family.
+/// Every schema of the contract: the envelope's, one per event type and version, `internal` per family, body and answer of
+/// every verb, and the problem document's.
 #[must_use]
 pub fn documents() -> Vec<Document> {
     let envelope = generator().into_root_schema_for::<Wire>();
@@ -41,6 +43,14 @@ pub fn documents() -> Vec<Document> {
         });
         documents.push(document(schema_path(aggregate, INTERNAL, 1), schema));
     }
+    for verb in VERBS {
+        let request = (verb.request)(&mut of_requests());
+        documents.push(document(format!("/schemas/{}", verb.request_path()), request));
+        let answer = (verb.answer)(&mut generator());
+        documents.push(document(format!("/schemas/{}", verb.answer_path()), answer));
+    }
+    let problem = generator().into_root_schema_for::<Problem>();
+    documents.push(document("/schemas/problem.v1.json".to_owned(), problem));
     documents
 }
 
@@ -63,12 +73,19 @@ fn document(id: String, mut schema: Schema) -> Document {
     }
 }
 
-fn generator() -> SchemaGenerator {
+/// Of what is written.
+pub(crate) fn generator() -> SchemaGenerator {
     let settings = SchemaSettings::draft2020_12().for_serialize();
     settings
         .with_transform(AbsentMeansAbsent)
         .with_transform(RecursiveTransform(tidy))
         .into_generator()
+}
+
+/// Of what is read strictly: `null` for an optional field is taken, as if it were left out.
+pub(crate) fn of_requests() -> SchemaGenerator {
+    let settings = SchemaSettings::draft2020_12();
+    settings.with_transform(RecursiveTransform(tidy)).into_generator()
 }
 
 /// An optional field is left out, never `null`: takes the `null` out that generated schemas allow for an `Option`.

@@ -219,6 +219,56 @@ open_words! {
     }
 }
 
+open_words! {
+    /// Where an order stands.
+    OrderStatus {
+        /// Nothing paid yet, payable.
+        Open = "open",
+        /// An attempt is under way, or its outcome is unknown.
+        Pending = "pending",
+        /// Less was paid than was ordered.
+        PartiallyPaid = "partially_paid",
+        /// What was ordered is paid. Not a permission to ship.
+        Paid = "paid",
+        /// The shop canceled it: not payable any more.
+        Canceled = "canceled",
+        /// Its time ran out: not payable any more.
+        Expired = "expired",
+    }
+}
+
+open_words! {
+    /// Where an attempt to pay stands.
+    PaymentStatus {
+        /// Decided; the provider has not answered yet.
+        Started = "started",
+        /// The shopper is to be sent on, or is at the bank.
+        Redirected = "redirected",
+        /// A call to the provider had no clear answer; its report will tell.
+        OutcomeUnknown = "outcome_unknown",
+        /// The provider reports it as authorized. Not a permission to ship.
+        Authorized = "authorized",
+        /// It ended without money.
+        Failed = "failed",
+        /// The shopper or the provider gave it up.
+        Canceled = "canceled",
+        /// It ran out of time.
+        Expired = "expired",
+    }
+}
+
+open_words! {
+    /// Whether an order may be shipped.
+    SafeValue {
+        /// Not yet, or never.
+        No = "no",
+        /// Ship.
+        Yes = "yes",
+        /// It was, and is not any more: hold what has not left.
+        Lost = "lost",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -248,6 +298,9 @@ mod tests {
         check::<Confidence>(Confidence::KNOWN);
         check::<Operation>(Operation::KNOWN);
         check::<Uncertainty>(Uncertainty::KNOWN);
+        check::<OrderStatus>(OrderStatus::KNOWN);
+        check::<PaymentStatus>(PaymentStatus::KNOWN);
+        check::<SafeValue>(SafeValue::KNOWN);
     }
 
     #[test]

@@ -14,8 +14,9 @@ use std::path::{Path, PathBuf};
 use jsonschema::Validator;
 use kassa_events_schema::envelope::BYTES_MAX;
 use kassa_events_schema::{
-    Aggregate, CATALOGUE, Envelope, EnvelopeError, EventMeta, INTERNAL, PublishedEvent, order, schema,
+    Aggregate, CATALOGUE, Envelope, EnvelopeError, EventMeta, INTERNAL, PublishedEvent, api, order, schema,
 };
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 #[test]
@@ -41,6 +42,7 @@ fn the_schema_files_are_what_the_types_say() {
     }
     let expected: BTreeSet<_> = catalogued()
         .into_iter()
+        .chain(asked_and_answered())
         .chain(["envelope.v1.json".to_owned()])
         .collect();
     assert_eq!(generated, expected, "schemas and catalogue differ");
@@ -53,7 +55,8 @@ fn the_schema_files_are_what_the_types_say() {
 
 #[test]
 fn every_type_and_version_has_a_golden_sample() {
-    assert_eq!(files(&folder("samples")), catalogued());
+    let expected: BTreeSet<_> = catalogued().into_iter().chain(asked_and_answered()).collect();
+    assert_eq!(files(&folder("samples")), expected);
 }
 
 #[test]
@@ -93,6 +96,112 @@ fn every_sample_ever_published_is_read_and_written_back_byte_for_byte() {
             );
         }
     }
+}
+
+#[test]
+fn every_body_and_every_answer_is_read_and_written_back_byte_for_byte() {
+    fn check<T: Serialize + DeserializeOwned>(path: &str) {
+        let text = fs::read_to_string(folder("samples").join(path)).unwrap();
+        let read: T = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}"));
+        assert_eq!(pretty(&serde_json::to_value(&read).unwrap()), text, "{path}");
+    }
+    check::<api::CreateOrder>("commands/create_order.v1.json");
+    check::<api::OrderAnswer>("commands/create_order_answer.v1.json");
+    check::<api::StartPayment>("commands/start_payment.v1.json");
+    check::<api::PaymentAnswer>("commands/start_payment_answer.v1.json");
+    check::<api::CancelOrder>("commands/cancel_order.v1.json");
+    check::<api::OrderAnswer>("commands/cancel_order_answer.v1.json");
+    check::<api::GetOrder>("queries/get_order.v1.json");
+    check::<api::OrderView>("queries/get_order_answer.v1.json");
+    check::<api::ListOrders>("queries/list_orders.v1.json");
+    check::<api::OrderList>("queries/list_orders_answer.v1.json");
+    check::<api::GetOrderEvents>("queries/get_order_events.v1.json");
+    check::<api::OrderEvents>("queries/get_order_events_answer.v1.json");
+    check::<api::ExplainOrder>("queries/explain_order.v1.json");
+    check::<api::Explanation>("queries/explain_order_answer.v1.json");
+    check::<api::ListMethods>("queries/list_methods.v1.json");
+    check::<api::MethodList>("queries/list_methods_answer.v1.json");
+    check::<api::Problem>("problem.v1.json");
+}
+
+#[test]
+fn every_body_and_every_answer_is_valid_by_its_schema() {
+    let schemas = validators();
+    for path in asked_and_answered() {
+        let text = fs::read_to_string(folder("samples").join(&path)).unwrap();
+        assert_valid(&schemas[&path], &serde_json::from_str(&text).unwrap(), &path);
+    }
+}
+
+/// What is refused at the door is refused by the published schema too, so that a caller can know before.
+#[test]
+fn a_wrong_body_is_refused_by_its_schema() {
+    let schemas = validators();
+    for (path, pointer, wrong) in [
+        ("commands/create_order.v1.json", "/order_reference", json!("A 1")),
+        ("commands/create_order.v1.json", "/order_reference", json!("")),
+        (
+            "commands/create_order.v1.json",
+            "/description",
+            json!("two\nlines"),
+        ),
+        ("commands/create_order.v1.json", "/amount", json!([4995, "EUR"])),
+        ("commands/create_order.v1.json", "/amount/value", json!(0)),
+        (
+            "commands/create_order.v1.json",
+            "/amount/value",
+            json!(2_147_483_648_i64),
+        ),
+        ("commands/create_order.v1.json", "/amount/value", json!(49.95)),
+        ("commands/create_order.v1.json", "/amount/currency", json!("JPY")),
+        ("commands/create_order.v1.json", "/country", json!("XK")),
+        ("commands/create_order.v1.json", "/shopper/email", json!("nobody")),
+        ("commands/create_order.v1.json", "/shopper/email", json!("a@b@c")),
+        ("commands/create_order.v1.json", "/shopper/first_name", json!("")),
+        (
+            "commands/create_order.v1.json",
+            "/return_url",
+            json!("javascript:alert(1)"),
+        ),
+        (
+            "commands/create_order.v1.json",
+            "/metadata",
+            json!({"Channel": "web"}),
+        ),
+        (
+            "commands/create_order.v1.json",
+            "/metadata",
+            json!({"channel": "x".repeat(201)}),
+        ),
+        (
+            "commands/create_order.v1.json",
+            "/metadata",
+            json!({"channel": 1}),
+        ),
+        ("commands/start_payment.v1.json", "/order_id", json!("pay_01")),
+        ("commands/start_payment.v1.json", "/method", json!("iDEAL")),
+        ("commands/cancel_order.v1.json", "/reason", json!("x".repeat(256))),
+        ("queries/get_order.v1.json", "/min_position", json!("41993")),
+        ("queries/list_orders.v1.json", "/status", json!("lost")),
+        ("queries/list_orders.v1.json", "/limit", json!(201)),
+        ("queries/list_methods.v1.json", "/country", json!("nl")),
+    ] {
+        let text = fs::read_to_string(folder("samples").join(path)).unwrap();
+        let mut body: Value = serde_json::from_str(&text).unwrap();
+        *body.pointer_mut(pointer).unwrap() = wrong.clone();
+        assert!(!schemas[path].is_valid(&body), "{path} takes {pointer} = {wrong}");
+    }
+    for verb in api::VERBS {
+        let path = verb.request_path();
+        let text = fs::read_to_string(folder("samples").join(&path)).unwrap();
+        let mut body: Value = serde_json::from_str(&text).unwrap();
+        body["amuont"] = json!(1);
+        assert!(!schemas[&path].is_valid(&body), "{path} takes a misspelt field");
+    }
+    let order = &schemas["queries/get_order.v1.json"];
+    assert!(!order.is_valid(&json!({})), "get_order of nothing");
+    let both = json!({"order_id": "ord_01", "order_reference": "A-1"});
+    assert!(!order.is_valid(&both), "get_order of two things");
 }
 
 #[test]
@@ -374,10 +483,22 @@ fn catalogued() -> BTreeSet<String> {
     published.chain(internal).collect()
 }
 
+/// Body and answer of every verb, and the problem document.
+fn asked_and_answered() -> BTreeSet<String> {
+    api::VERBS
+        .iter()
+        .flat_map(|verb| [verb.request_path(), verb.answer_path()])
+        .chain(["problem.v1.json".to_owned()])
+        .collect()
+}
+
+/// Of events.
 fn samples() -> BTreeMap<String, String> {
     let folder = folder("samples");
+    let asked = asked_and_answered();
     files(&folder)
         .into_iter()
+        .filter(|path| !asked.contains(path))
         .map(|path| (path.clone(), fs::read_to_string(folder.join(path)).unwrap()))
         .collect()
 }

@@ -1,12 +1,8 @@
 //! What is refused at the door? Everything that is not exactly as it should be, with the field and the rule, and never
 //! with the value that was sent: it may be personal or secret.
 
-use std::{fmt, marker::PhantomData};
-
-use serde::{
-    Deserialize, Deserializer,
-    de::{DeserializeOwned, MapAccess, Visitor, value::MapAccessDeserializer},
-};
+pub use kassa_events_schema::api::strict::Object;
+use serde::de::DeserializeOwned;
 
 use crate::problem::{FieldError, Problem};
 
@@ -38,26 +34,6 @@ pub fn decode<T: DeserializeOwned>(body: &[u8], rule: fn(&str) -> &'static str) 
         .map_err(|_| malformed("the body must be one JSON object and nothing after it"))?;
     refuse_cards(text)?;
     Ok(decoded)
-}
-
-/// An object and nothing else: serde would also take an array, by the order of the fields.
-#[derive(Debug)]
-pub struct Object<T>(pub T);
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Only<T>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Only<T> {
-            type Value = Object<T>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
-                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
-            }
-        }
-        deserializer.deserialize_map(Only(PhantomData))
-    }
 }
 
 fn malformed(detail: &str) -> Box<Problem> {

@@ -1,16 +1,11 @@
 //! What may stand in a command's fields? Each rule once, as a check and as the sentence that explains it.
 
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
 use kassa_chassis::problem::{FieldError, Problem};
 use kassa_domain::money::SUPPORTED;
-use serde::{
-    Deserialize, Deserializer,
-    de::{MapAccess, Visitor},
-};
+use kassa_events_schema::api::{commands::AMOUNT_MAX, lists::is_country};
 
-/// CM counts in int32 minor units.
-const AMOUNT_MAX: i64 = 2_147_483_647;
 /// CM takes 255; fifteen are kept for the suffix of a repeated create.
 const REFERENCE_MAX: usize = 240;
 const METADATA_MAX: usize = 20;
@@ -79,17 +74,18 @@ impl Checks {
     }
 
     pub(crate) fn country(&mut self, pointer: &str, code: &str) {
-        self.expect(COUNTRIES.split(' ').any(|known| known == code), pointer);
+        self.expect(is_country(code), pointer);
     }
 
     pub(crate) fn email(&mut self, pointer: &str, text: &str) {
         let plain = |part: &str| {
-            !part.is_empty() && !part.contains(|c: char| c.is_whitespace() || "'\"@".contains(c))
+            let out = |c: char| c.is_whitespace() || c.is_control() || "'\"@".contains(c);
+            !part.is_empty() && !part.contains(out)
         };
-        let fits = text.len() <= 100
-            && text.split_once('@').is_some_and(|(local, domain)| {
-                plain(local) && !local.contains(char::is_control) && domain.split('.').all(plain)
-            });
+        let fits = text.chars().count() <= 100
+            && text
+                .split_once('@')
+                .is_some_and(|(local, domain)| plain(local) && domain.split('.').all(plain));
         self.expect(fits, pointer);
     }
 
@@ -190,49 +186,13 @@ pub(crate) fn return_url(text: &str, origins: &[url::Origin]) -> Result<String, 
     }
 }
 
-/// A map whose names are each given once; serde's own maps keep the last without a word.
-#[derive(Debug, Default)]
-pub(crate) struct UniqueMap(pub(crate) BTreeMap<String, String>);
-
-impl<'de> Deserialize<'de> for UniqueMap {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Entries;
-        impl<'de> Visitor<'de> for Entries {
-            type Value = UniqueMap;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of texts")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<UniqueMap, A::Error> {
-                let mut entries = BTreeMap::new();
-                while let Some((name, value)) = map.next_entry::<String, String>()? {
-                    if entries.insert(name, value).is_some() {
-                        return Err(serde::de::Error::custom("a name is given twice"));
-                    }
-                }
-                Ok(UniqueMap(entries))
-            }
-        }
-        deserializer.deserialize_map(Entries)
-    }
-}
-
-/// ISO 3166-1 alpha-2, officially assigned codes only.
-const COUNTRIES: &str = "AD AE AF AG AI AL AM AO AQ AR AS AT AU AW AX AZ BA BB BD BE BF BG BH BI BJ BL BM BN BO BQ BR BS BT BV BW BY BZ CA \
-     CC CD CF CG CH CI CK CL CM CN CO CR CU CV CW CX CY CZ DE DJ DK DM DO DZ EC EE EG EH ER ES ET FI FJ FK FM FO FR GA \
-     GB GD GE GF GG GH GI GL GM GN GP GQ GR GS GT GU GW GY HK HM HN HR HT HU ID IE IL IM IN IO IQ IR IS IT JE JM JO JP \
-     KE KG KH KI KM KN KP KR KW KY KZ LA LB LC LI LK LR LS LT LU LV LY MA MC MD ME MF MG MH MK ML MM MN MO MP MQ MR MS \
-     MT MU MV MW MX MY MZ NA NC NE NF NG NI NL NO NP NR NU NZ OM PA PE PF PG PH PK PL PM PN PR PS PT PW PY QA RE RO RS \
-     RU RW SA SB SC SD SE SG SH SI SJ SK SL SM SN SO SR SS ST SV SX SY SZ TC TD TF TG TH TJ TK TL TM TN TO TR TT TV TW \
-     TZ UA UG UM US UY UZ VA VC VE VG VI VN VU WF WS YE YT ZA ZM ZW";
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_countries_are_those_of_iso_3166() {
-        assert_eq!(COUNTRIES.split(' ').count(), 249);
-        assert!(!COUNTRIES.contains("XK"));
+    fn the_currencies_of_the_contract_are_those_of_the_domain() {
+        assert_eq!(kassa_events_schema::api::lists::CURRENCIES, SUPPORTED);
     }
 
     #[test]

@@ -11,10 +11,11 @@ use kassa_chassis::{
     problem::{FieldError, Problem},
 };
 use kassa_domain::{
-    ids::{CommandId, OrderId, PaymentId, Shop},
+    ids::{CommandId, OrderId, Shop},
     order::{NextAction, next_action},
     payment::Payment,
 };
+use kassa_events_schema::api::{self, OrderAnswer, PaymentAnswer};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
@@ -55,21 +56,6 @@ pub struct Commands {
     attempt_ttl: SignedDuration,
     ladders: Arc<Ladders>,
     shutdown: CancellationToken,
-}
-
-#[derive(Debug, Serialize)]
-struct OrderAnswer {
-    order_id: OrderId,
-    status: &'static str,
-    position: String,
-}
-
-#[derive(Debug, Serialize)]
-struct PaymentAnswer {
-    payment_id: PaymentId,
-    status: &'static str,
-    next_action: NextAction,
-    position: String,
 }
 
 impl Commands {
@@ -170,8 +156,8 @@ impl Commands {
         let position = self.position(order_id, position.max(at)).await?;
         body(
             &OrderAnswer {
-                order_id,
-                status,
+                order_id: order_id.to_string(),
+                status: status.into(),
                 position,
             },
             replayed,
@@ -228,9 +214,9 @@ impl Commands {
                 .position(made.order_id, position.max(at).max(paid_at))
                 .await?;
             let answer = PaymentAnswer {
-                payment_id: made.payment_id,
-                status: payment.status(),
-                next_action,
+                payment_id: made.payment_id.to_string(),
+                status: payment.status().into(),
+                next_action: on_the_wire(next_action),
                 position,
             };
             return body(&answer, replayed);
@@ -244,6 +230,14 @@ impl Commands {
             .part_of_bucket(order.bucket())
             .map_err(|e| unavailable(e.into()))?;
         Ok(format!("{part}-{position}"))
+    }
+}
+
+fn on_the_wire(next: NextAction) -> api::NextAction {
+    match next {
+        NextAction::Redirect { url } => api::NextAction::Redirect { url },
+        NextAction::Wait => api::NextAction::Wait,
+        NextAction::None => api::NextAction::None,
     }
 }
 

@@ -6,13 +6,17 @@ use cqrs_es::Aggregate as _;
 use jiff::Timestamp;
 use kassa_domain::{
     ids::PaymentId,
+    money::Money,
     order::{NextAction, Opened, Order, OrderEvent, Safety, next_action},
     payment::{Payment, PaymentEvent},
     safety::{Evidence, NotSafe},
 };
 use kassa_event_store::StoredEvent;
+use kassa_events_schema::{
+    api::{self, OrderView, PaymentView, SafeValue, SafeView},
+    order,
+};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use tokio_postgres::Transaction;
 
 use crate::projector::{Projection, read};
@@ -90,64 +94,75 @@ impl State {
         Ok(())
     }
 
-    fn document(&self, opened: &Opened, position: &str) -> Value {
-        let payments: Vec<Value> = opened
-            .attempts
-            .iter()
-            .filter_map(|attempt| {
-                let payment = self.payments.get(&attempt.payment_id)?;
-                let facts = payment.attempt()?;
-                Some(json!({
-                    "payment_id": attempt.payment_id,
-                    "method": facts.method,
-                    "status": payment.status(),
-                    "amount": facts.amount,
-                }))
+    /// What `get_order` answers.
+    fn document(&self, opened: &Opened, position: String) -> anyhow::Result<OrderView> {
+        let payments = opened.attempts.iter().filter_map(|attempt| {
+            let payment = self.payments.get(&attempt.payment_id)?;
+            let facts = payment.attempt()?;
+            Some(PaymentView {
+                payment_id: attempt.payment_id.to_string(),
+                method: facts.method.as_str().to_owned(),
+                status: payment.status().into(),
+                amount: amount(facts.amount),
             })
-            .collect();
+        });
         let live = opened
             .live_attempt()
             .and_then(|attempt| self.payments.get(&attempt.payment_id));
-        let mut document = json!({
-            "order_id": opened.facts.order_id,
-            "order_reference": opened.facts.order_reference,
-            "shop": opened.facts.shop,
-            "status": opened.status(),
-            "amount": opened.facts.amount,
-            "safe": self.safe(opened),
-            "payments": payments,
-            "next_action": live.map_or(NextAction::None, |payment| next_action(opened, payment)),
-            "created_at": self.created_at,
-            "position": position,
-        });
-        if !opened.metadata.is_empty() {
-            document["metadata"] = json!(opened.metadata);
-        }
-        document
+        Ok(OrderView {
+            order_id: opened.facts.order_id.to_string(),
+            order_reference: opened.facts.order_reference.clone(),
+            shop: opened.facts.shop.to_string(),
+            status: opened.status().into(),
+            amount: amount(opened.facts.amount),
+            safe: self.safe(opened)?,
+            payments: payments.collect(),
+            next_action: match live.map_or(NextAction::None, |payment| next_action(opened, payment)) {
+                NextAction::Redirect { url } => api::NextAction::Redirect { url },
+                NextAction::Wait => api::NextAction::Wait,
+                NextAction::None => api::NextAction::None,
+            },
+            created_at: self.created_at.map(Into::into),
+            position,
+            metadata: opened.metadata.clone(),
+        })
     }
 
-    fn safe(&self, opened: &Opened) -> Value {
-        match opened.safety {
-            Safety::Safe { epoch } => {
-                json!({ "value": "yes", "epoch": epoch, "evidence": self.evidence.as_ref().map(in_words_of_the_wire) })
-            }
-            Safety::No if opened.read_no == 0 => {
-                json!({ "value": "no", "reasons": [NotSafe::NothingReported] })
-            }
-            Safety::No => json!({ "value": "no", "reasons": opened.not_safe }),
-        }
+    fn safe(&self, opened: &Opened) -> anyhow::Result<SafeView> {
+        let (value, epoch, reasons) = match opened.safety {
+            Safety::Safe { epoch } => (SafeValue::Yes, Some(epoch), &[][..]),
+            Safety::No if opened.read_no == 0 => (SafeValue::No, None, &[NotSafe::NothingReported][..]),
+            Safety::No => (SafeValue::No, None, &opened.not_safe[..]),
+        };
+        let evidence = self.evidence.as_ref().filter(|_| epoch.is_some());
+        Ok(SafeView {
+            value,
+            epoch,
+            evidence: evidence.map(in_words_of_the_wire).transpose()?,
+            reasons: reasons
+                .iter()
+                .map(|reason| serde_json::from_value(serde_json::to_value(reason)?))
+                .collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+fn amount(money: Money) -> kassa_events_schema::Money {
+    kassa_events_schema::Money {
+        value: money.minor,
+        currency: money.currency.as_str().to_owned(),
     }
 }
 
 /// As `order.payment_safe` says it: the provider's words in lower case.
-fn in_words_of_the_wire(evidence: &Evidence) -> Value {
+fn in_words_of_the_wire(evidence: &Evidence) -> anyhow::Result<order::Evidence> {
     let mut wire = evidence.clone();
     wire.level.make_ascii_lowercase();
     for payment in &mut wire.payments {
         payment.method.make_ascii_lowercase();
         payment.state.make_ascii_lowercase();
     }
-    json!(wire)
+    Ok(serde_json::from_value(serde_json::to_value(wire)?)?)
 }
 
 /// An order's own events name it; a payment's carry it as what they belong to.
@@ -185,8 +200,8 @@ async fn save(
     opened: &Opened,
     last: &StoredEvent,
 ) -> anyhow::Result<()> {
-    let document = state.document(opened, &format!("{}-{}", last.part, last.position));
-    let safe = document["safe"]["value"].as_str().unwrap_or("no");
+    let view = state.document(opened, format!("{}-{}", last.part, last.position))?;
+    let document = serde_json::to_value(&view)?;
     transaction
         .execute(
             "INSERT INTO read_orders (order_id, shop, order_reference, status, safe, document, state, part, position,
@@ -200,7 +215,7 @@ async fn save(
                 &opened.facts.shop.as_str(),
                 &opened.facts.order_reference,
                 &opened.status(),
-                &safe,
+                &view.safe.value.as_str(),
                 &document,
                 &serde_json::to_value(state)?,
                 &last.part,

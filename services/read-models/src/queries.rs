@@ -9,7 +9,7 @@ use kassa_chassis::{
 };
 use kassa_domain::ids::{OrderId, Shop};
 use kassa_event_store::Store;
-use serde::Deserialize;
+use kassa_events_schema::api::GetOrder;
 use tokio::sync::watch;
 
 pub(crate) const SERVICE: MicroService = MicroService {
@@ -23,15 +23,6 @@ pub(crate) const SERVICE: MicroService = MicroService {
 /// How long a question waits for the projection to have what was stored before it came. After it, an order that is there is
 /// told as it is known: late is better than none. One that is not there may be on its way, and is not called unknown.
 const CATCH_UP: Duration = Duration::from_secs(2);
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Body {
-    #[serde(default)]
-    order_id: Option<String>,
-    #[serde(default)]
-    order_reference: Option<String>,
-}
 
 #[derive(Debug)]
 pub(crate) struct Queries {
@@ -57,7 +48,7 @@ impl Queries {
             return Err(Box::new(Problem::unknown_shop()));
         }
         let shop = Shop::parse(&asked.shop).map_err(|_| Problem::unknown_shop())?;
-        let body: Body = input::decode(&asked.body, rule)?;
+        let body: GetOrder = input::decode(&asked.body, rule)?;
         let order_id = match (body.order_id, body.order_reference) {
             // A malformed id and an id of another shop get one answer.
             (Some(id), None) => OrderId::parse(&id).map_err(|_| Problem::not_found("order"))?,

@@ -12,48 +12,14 @@ use kassa_domain::{
     order::{OrderCommand, OrderFacts, OrderRejection},
 };
 use kassa_event_store::VaultRow;
+use kassa_events_schema::api::CreateOrder as Body;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     executor::{Decide, Refusal},
-    input::{self, Checks, UniqueMap},
+    input::{self, Checks},
     session::{Session, Told},
 };
-
-/// As it comes over the wire. An unknown field is an error: a misspelt one would be silently lost.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Body {
-    order_reference: String,
-    description: String,
-    amount: Object<AmountBody>,
-    country: String,
-    language: String,
-    shopper: Object<ShopperBody>,
-    return_url: String,
-    #[serde(default)]
-    metadata: UniqueMap,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct AmountBody {
-    value: i64,
-    currency: String,
-}
-
-/// The person; goes to the vault and nowhere else.
-#[derive(Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-struct ShopperBody {
-    email: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    first_name: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    last_name: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    phone: Option<String>,
-}
 
 /// A checked request for an order.
 #[derive(Debug)]

@@ -9,6 +9,7 @@ use kassa_domain::{
     order::OrderCommand,
     payment::{Attempt, Method, PaymentCommand},
 };
+use kassa_events_schema::api::StartPayment as Body;
 use serde::{Deserialize, Serialize};
 
 use super::create_order::refused;
@@ -18,15 +19,6 @@ use crate::{
     poll::Ladders,
     session::{Session, Told},
 };
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Body {
-    order_id: String,
-    method: String,
-    #[serde(default)]
-    issuer: Option<String>,
-}
 
 /// A checked request for an attempt.
 #[derive(Debug)]
