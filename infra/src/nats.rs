@@ -9,7 +9,7 @@ mod kassa;
 use std::fmt;
 use std::fmt::Write;
 
-pub use kassa::{EVENT_STREAMS, kassa_account};
+pub use kassa::{EVENT_STREAMS, PROBE_STREAM, kassa_account};
 
 /// A bus of its own, with JetStream.
 #[derive(Clone, Debug, PartialEq, Eq)]

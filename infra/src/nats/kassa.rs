@@ -10,6 +10,9 @@ use super::{Account, Permissions, User};
 /// is named: a further part is a further name here.
 pub const EVENT_STREAMS: [&str; 1] = ["KASSA_EVENTS"];
 
+/// Holds signs of life, by which processes tell whether they are ready; whoever finds it missing makes it.
+pub const PROBE_STREAM: &str = "KASSA_PROBE";
+
 /// As in the subjects' grammar: a lower-case token without wildcards, at most 32 characters.
 const SHOP_CHARS_MAX: usize = 32;
 
@@ -133,7 +136,18 @@ fn of_our_own_durables() -> Vec<String> {
 fn worker_publish() -> Vec<String> {
     let mut subjects = strings(&[INBOX, SERVICES, "kassa.dlq.>"]);
     subjects.extend(reads_events());
+    subjects.extend(probes());
+    // How many wait for a person.
+    subjects.push("$JS.API.STREAM.INFO.KASSA_DLQ".to_owned());
     subjects
+}
+
+/// An acknowledged publish that is no event: part of being ready.
+fn probes() -> [String; 2] {
+    [
+        "kassa.probe.*".to_owned(),
+        format!("$JS.API.STREAM.CREATE.{PROBE_STREAM}"),
+    ]
 }
 
 /// Makes the streams and fills them. It may neither delete nor purge: what is gone is made again from the store, and
@@ -150,6 +164,7 @@ fn relay_publish() -> Vec<String> {
             format!("$JS.API.DIRECT.GET.{stream}.>"),
         ]);
     }
+    subjects.extend(probes());
     subjects
 }
 

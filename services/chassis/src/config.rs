@@ -65,6 +65,27 @@ pub struct Login {
 #[serde(default, deny_unknown_fields)]
 pub struct Http {
     pub listen: SocketAddr,
+    /// For `/livez`, `/readyz`, `/startupz` and `/metrics`; for people and machines of our own only. Empty or `off`: nowhere.
+    pub admin_listen: AdminListen,
+}
+
+/// An address, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct AdminListen(pub Option<SocketAddr>);
+
+impl TryFrom<String> for AdminListen {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "" | "off" => Ok(Self(None)),
+            address => address
+                .parse()
+                .map(|address| Self(Some(address)))
+                .map_err(|_| "an address such as 127.0.0.1:9090, or off".to_owned()),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -189,6 +210,7 @@ impl Default for Http {
     fn default() -> Self {
         Self {
             listen: loopback(8080),
+            admin_listen: AdminListen(Some(loopback(9090))),
         }
     }
 }
@@ -443,8 +465,25 @@ mod tests {
     }
 
     #[test]
+    fn the_admin_listener_can_be_moved_and_turned_off() {
+        let listen = |text: &str| {
+            parsed(&format!("[http]\nadmin_listen = '{text}'")).map(|config| config.http.admin_listen.0)
+        };
+        assert_eq!(listen("127.0.0.1:9").unwrap(), Some(loopback(9)));
+        assert_eq!((listen("").unwrap(), listen("off").unwrap()), (None, None));
+        assert!(listen("9090").is_err_and(|error| error.to_string().contains("or off")));
+    }
+
+    #[test]
     fn listeners_bind_to_loopback_unless_told_otherwise() {
         let config = Config::default();
+        assert!(
+            config
+                .http
+                .admin_listen
+                .0
+                .is_some_and(|address| address.ip().is_loopback())
+        );
         assert!(config.http.listen.ip().is_loopback() && config.simulator.listen.ip().is_loopback());
     }
 }

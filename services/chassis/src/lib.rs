@@ -2,6 +2,7 @@
 
 pub mod bus;
 pub mod config;
+pub mod health;
 pub mod http;
 pub mod input;
 pub mod metrics;

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use clap::ValueEnum;
-use kassa_chassis::config::Config;
+use kassa_chassis::{config::Config, health::Health};
 use kassa_cm_notifications::Notifications;
 use kassa_cm_simulator::{SimConfig, Simulator};
 use kassa_engine::Executor;
@@ -12,7 +12,7 @@ use secrecy::ExposeSecret as _;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::exit::Ended;
+use crate::{admin::Admin, exit::Ended};
 
 /// Longer than a call to CM takes, shorter than the half minute after which supervisors kill.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(25);
@@ -59,6 +59,7 @@ impl Role {
 pub struct Running {
     tasks: JoinSet<(&'static str, anyhow::Result<()>)>,
     shutdown: CancellationToken,
+    health: Option<Health>,
 }
 
 impl Running {
@@ -100,7 +101,18 @@ impl Running {
                 Role::All | Role::CmSimulator => continue,
             };
         }
-        Self { tasks, shutdown }
+        Self {
+            tasks,
+            shutdown,
+            health: None,
+        }
+    }
+
+    /// Tells `health` of a role that ended while the others go on.
+    #[must_use]
+    pub(crate) fn watched_by(mut self, health: Health) -> Self {
+        self.health = Some(health);
+        self
     }
 
     /// Waits until all have ended. One that fails takes the others with it, since the process is to be started anew; but
@@ -124,6 +136,9 @@ impl Running {
                     );
                     if !alone {
                         self.shutdown.cancel();
+                    }
+                    if let Some(health) = &self.health {
+                        health.ended(name);
                     }
                     if result.is_ok() {
                         result = Err(error.context(format!("role {name}")));
@@ -151,6 +166,7 @@ pub(crate) async fn serve(
     wanted.sort_by_key(|role| role.name());
     wanted.dedup();
 
+    let admin = Admin::open(config, &shutdown).await?;
     let simulator = if wanted.contains(&Role::CmSimulator) {
         let simulator = Simulator::bind(simulator(config)).await?;
         tracing::info!(url = simulator.base_url(), "the CM simulator listens");
@@ -159,14 +175,19 @@ pub(crate) async fn serve(
     } else {
         None
     };
-    if wanted.iter().any(|role| *role != Role::CmSimulator) {
+    let names: Vec<_> = wanted.iter().map(|role| role.name()).collect();
+    if names == [Role::CmSimulator.name()] {
+        admin.started(config, None, &names).await?;
+    } else {
         let Some(store) = connect(config, &shutdown).await? else {
             return Ok(());
         };
         for role in &wanted {
             tracing::info!(role = role.name(), "starting");
         }
-        let running = Running::start(config, &store, &wanted, None, shutdown.clone());
+        let running =
+            Running::start(config, &store, &wanted, None, shutdown.clone()).watched_by(admin.health.clone());
+        admin.started(config, Some(&store), &names).await?;
         tokio::select! {
             ended = running.wait() => ended?,
             () = patience(&shutdown) => {
@@ -178,6 +199,7 @@ pub(crate) async fn serve(
     if let Some(simulator) = simulator {
         simulator.await??;
     }
+    admin.close().await;
     Ok(())
 }
 

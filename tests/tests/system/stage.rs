@@ -466,7 +466,7 @@ fn as_toml(config: &Config) -> String {
     };
     format!(
         "[database]\nurl = \"{}\"\nmax_connections = 4\n[nats]\nurl = \"{}\"\nworker = {}\nrelay = {}\n\
-         [http]\nlisten = \"127.0.0.1:0\"\n[poll.ladder]\nideal = [\"1s\", \"1s\", \"2s\", \"3s\", \"5s\", \"10s\"]\n{}{}",
+         [http]\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\n[poll.ladder]\nideal = [\"1s\", \"1s\", \"2s\", \"3s\", \"5s\", \"10s\"]\n{}{}",
         config.database.url.expose_secret(),
         config.nats.url,
         login(&config.nats.worker),

@@ -1,0 +1,14 @@
+-- Where readiness is tried: a few rows that are overwritten, away from the log. Disposable.
+
+CREATE TABLE health_probes (
+    slot       smallint    PRIMARY KEY,
+    written_at timestamptz NOT NULL
+) WITH (fillfactor = 10);
+
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'kassa_app') THEN
+        GRANT SELECT, INSERT, UPDATE ON health_probes TO kassa_app;
+    END IF;
+END
+$$;
