@@ -5,6 +5,7 @@ pub mod config;
 pub mod http;
 pub mod input;
 pub mod micro;
+pub mod prefer;
 pub mod problem;
 pub mod supervise;
 pub mod telemetry;
