@@ -7,6 +7,7 @@ pub mod http;
 pub mod input;
 pub mod metrics;
 pub mod micro;
+pub mod prefer;
 pub mod problem;
 pub mod supervise;
 pub mod telemetry;

@@ -41,19 +41,53 @@ pub struct Asked {
     pub body: Bytes,
 }
 
-/// An answer, and whether it had been given before.
+/// An answer, and what stands beside it in headers, whichever way it goes.
 #[derive(Debug)]
 pub struct Reply {
     pub result: Result<Vec<u8>, Box<Problem>>,
+    /// The answer had been given before; `Idempotent-Replayed`.
     pub replayed: bool,
+    /// How far the log was read for this answer; `Kassa-Position`.
+    pub position: Option<String>,
+    /// The preference that was followed; `Preference-Applied`.
+    pub preference: Option<String>,
+}
+
+impl Reply {
+    pub fn new(result: Result<Vec<u8>, Box<Problem>>) -> Self {
+        Self {
+            result,
+            replayed: false,
+            position: None,
+            preference: None,
+        }
+    }
+
+    #[must_use]
+    pub fn replayed(mut self, replayed: bool) -> Self {
+        self.replayed = replayed;
+        self
+    }
+
+    #[must_use]
+    pub fn at(mut self, position: impl Into<String>) -> Self {
+        self.position = Some(position.into());
+        self
+    }
+
+    /// Headers beside the content type and those of an error.
+    pub fn headers(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let replayed = self.replayed.then_some(("Idempotent-Replayed", "true"));
+        let position = self.position.as_deref().map(|at| ("Kassa-Position", at));
+        let preference = self.preference.as_deref();
+        let preference = preference.map(|applied| ("Preference-Applied", applied));
+        [replayed, position, preference].into_iter().flatten()
+    }
 }
 
 impl From<Box<Problem>> for Reply {
     fn from(problem: Box<Problem>) -> Self {
-        Self {
-            result: Err(problem),
-            replayed: false,
-        }
+        Self::new(Err(problem))
     }
 }
 
@@ -204,8 +238,8 @@ async fn respond(request: &Request, reply: Reply) {
         return;
     }
     let mut headers = HeaderMap::new();
-    if reply.replayed {
-        headers.insert("Idempotent-Replayed", "true");
+    for (name, value) in reply.headers() {
+        headers.insert(name, value);
     }
     let payload = match reply.result {
         Ok(payload) => {

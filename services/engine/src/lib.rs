@@ -8,17 +8,16 @@ mod poll;
 mod service;
 mod session;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use kassa_chassis::{bus, config::Config, supervise::keep_running};
-use kassa_domain::ids::Shop;
 use tokio_util::sync::CancellationToken;
 
 pub use commands::{CreateOrder, OrderMade, PaymentMade, StartPayment};
 pub use executor::{Caller, Decide, Executed, Executor, Fault, Refusal};
 pub use internal::{ObserveReport, Recorded, Said, Word};
 pub use poll::Ladders;
-pub use service::{Commands, ShopRules};
+pub use service::{Commands, ShopRules, WAIT_MAX_HTTP_S};
 pub use session::{Session, Told};
 
 /// The worker: serves commands from NATS and fires the ladder of reads, until shutdown.
@@ -28,13 +27,8 @@ pub use session::{Session, Told};
 pub async fn run(config: Config, executor: Arc<Executor>, shutdown: CancellationToken) -> anyhow::Result<()> {
     let client = bus::connect(&config.nats.url, &config.nats.worker, "engine").await?;
     let ladders = Arc::new(Ladders::new(config.poll.ladder.clone()));
-    let commands = Arc::new(Commands::new(
-        executor.clone(),
-        shop_rules(&config)?,
-        config.checkout.order_ttl,
-        ladders.clone(),
-        shutdown.clone(),
-    ));
+    let commands = Commands::from_config(&config, executor.clone(), ladders.clone(), shutdown.clone())?;
+    let commands = Arc::new(commands);
     let serving = keep_running("commands", &shutdown, || {
         commands.clone().serve(client.clone(), shutdown.clone())
     });
@@ -47,18 +41,3 @@ pub async fn run(config: Config, executor: Arc<Executor>, shutdown: Cancellation
 
 /// One part on one machine.
 const PART: i32 = 0;
-
-fn shop_rules(config: &Config) -> anyhow::Result<BTreeMap<Shop, ShopRules>> {
-    config
-        .shops
-        .iter()
-        .map(|(name, shop)| {
-            let origins = shop
-                .return_url_origins
-                .iter()
-                .map(|text| Ok(url::Url::parse(text)?.origin()));
-            let return_url_origins = origins.collect::<anyhow::Result<_>>()?;
-            Ok((Shop::parse(name)?, ShopRules { return_url_origins }))
-        })
-        .collect()
-}

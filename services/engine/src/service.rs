@@ -6,8 +6,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use async_nats::{Client, HeaderMap};
 use jiff::SignedDuration;
 use kassa_chassis::{
+    config::Config,
     input,
     micro::{self, Asked, MicroService, Reply},
+    prefer::Preference,
     problem::{FieldError, Problem},
 };
 use kassa_domain::{
@@ -39,6 +41,8 @@ const COMMAND_VERSION: u32 = 1;
 const WAIT_DEFAULT_S: u64 = 10;
 /// Below the time-out of ordinary clients' longest patience, and of proxies.
 const WAIT_MAX_S: u64 = 25;
+/// HTTP clients and proxies are more patient: half a minute is what they grant.
+pub const WAIT_MAX_HTTP_S: u64 = 30;
 /// While waiting, the state is looked at this often even when no hint comes: hints may be lost.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -48,13 +52,14 @@ pub struct ShopRules {
     pub return_url_origins: Vec<url::Origin>,
 }
 
-/// Serves commands from NATS.
+/// Answers commands, however they came.
 #[derive(Debug)]
 pub struct Commands {
     executor: Arc<Executor>,
     shops: BTreeMap<Shop, ShopRules>,
     attempt_ttl: SignedDuration,
     ladders: Arc<Ladders>,
+    wait_max_s: u64,
     shutdown: CancellationToken,
 }
 
@@ -71,8 +76,36 @@ impl Commands {
             shops,
             attempt_ttl,
             ladders,
+            wait_max_s: WAIT_MAX_S,
             shutdown,
         }
+    }
+
+    /// As the configuration says.
+    ///
+    /// # Errors
+    /// When a shop's name or origin is malformed; [`Config::check`] names it.
+    pub fn from_config(
+        config: &Config,
+        executor: Arc<Executor>,
+        ladders: Arc<Ladders>,
+        shutdown: CancellationToken,
+    ) -> anyhow::Result<Self> {
+        let shops = shop_rules(config)?;
+        Ok(Self::new(
+            executor,
+            shops,
+            config.checkout.order_ttl,
+            ladders,
+            shutdown,
+        ))
+    }
+
+    /// The longest that `Prefer: wait=N` can make a caller wait here.
+    #[must_use]
+    pub fn waiting_at_most(mut self, seconds: u64) -> Self {
+        self.wait_max_s = seconds;
+        self
     }
 
     /// Answers requests until shutdown, then finishes those under way.
@@ -82,12 +115,18 @@ impl Commands {
     pub async fn serve(self: Arc<Self>, client: Client, shutdown: CancellationToken) -> anyhow::Result<()> {
         micro::serve(&client, SERVICE, &shutdown, move |asked| {
             let commands = self.clone();
-            async move { commands.answer(&asked).await.unwrap_or_else(Reply::from) }
+            async move { commands.answer(&asked).await }
         })
         .await
     }
 
-    async fn answer(&self, asked: &Asked) -> Result<Reply, Box<Problem>> {
+    /// The answer to one command, whichever way it came: `verb` is one of the service's, and the headers are named and
+    /// meant as on NATS. A repeat with the same key is answered as the first was.
+    pub async fn answer(&self, asked: &Asked) -> Reply {
+        self.decided(asked).await.unwrap_or_else(Reply::from)
+    }
+
+    async fn decided(&self, asked: &Asked) -> Result<Reply, Box<Problem>> {
         let shop = Shop::parse(&asked.shop)
             .ok()
             .filter(|shop| self.shops.contains_key(shop))
@@ -95,7 +134,7 @@ impl Commands {
         let headers = asked.headers.as_ref();
         check_headers(headers)?;
         let key = idempotency_key(headers)?;
-        let wait = wait_of(headers)?;
+        let wait = wait_of(headers, self.wait_max_s)?;
         let command = CommandId::from_key(&shop, &key);
         match asked.verb.as_str() {
             "create_order" => {
@@ -144,30 +183,23 @@ impl Commands {
         } = executed;
         let order_id = match result {
             Ok(made) => made.order_id,
-            Err(problem) => {
-                return Ok(Reply {
-                    result: Err(problem),
-                    replayed,
-                });
-            }
+            Err(problem) => return Ok(Reply::new(Err(problem)).replayed(replayed)),
         };
         let (order, at) = self.executor.current_order(order_id).await.map_err(unavailable)?;
         let status = order.opened().map_or("open", kassa_domain::order::Opened::status);
         let position = self.position(order_id, position.max(at)).await?;
-        body(
-            &OrderAnswer {
-                order_id: order_id.to_string(),
-                status: status.into(),
-                position,
-            },
-            replayed,
-        )
+        let answer = OrderAnswer {
+            order_id: order_id.to_string(),
+            status: status.into(),
+            position: position.clone(),
+        };
+        Ok(body(&answer)?.replayed(replayed).at(position))
     }
 
     async fn payment_answer(
         &self,
         executed: Executed<PaymentMade>,
-        wait: Duration,
+        wait: Option<Duration>,
     ) -> Result<Reply, Box<Problem>> {
         let Executed {
             result,
@@ -176,14 +208,9 @@ impl Commands {
         } = executed;
         let made = match result {
             Ok(made) => made,
-            Err(problem) => {
-                return Ok(Reply {
-                    result: Err(problem),
-                    replayed,
-                });
-            }
+            Err(problem) => return Ok(Reply::new(Err(problem)).replayed(replayed)),
         };
-        let deadline = tokio::time::Instant::now() + wait;
+        let deadline = tokio::time::Instant::now() + wait.unwrap_or(Duration::from_secs(WAIT_DEFAULT_S));
         let mut hints = self.executor.store().hints();
         loop {
             hints.mark_unchanged();
@@ -217,9 +244,11 @@ impl Commands {
                 payment_id: made.payment_id.to_string(),
                 status: payment.status().into(),
                 next_action: on_the_wire(next_action),
-                position,
+                position: position.clone(),
             };
-            return body(&answer, replayed);
+            let mut reply = body(&answer)?.replayed(replayed).at(position);
+            reply.preference = wait.map(|wait| format!("wait={}", wait.as_secs()));
+            return Ok(reply);
         }
     }
 
@@ -241,12 +270,24 @@ fn on_the_wire(next: NextAction) -> api::NextAction {
     }
 }
 
-fn body(answer: &impl Serialize, replayed: bool) -> Result<Reply, Box<Problem>> {
+fn body(answer: &impl Serialize) -> Result<Reply, Box<Problem>> {
     let bytes = serde_json::to_vec(answer).map_err(|_| Box::new(Problem::store_unavailable()))?;
-    Ok(Reply {
-        result: Ok(bytes),
-        replayed,
-    })
+    Ok(Reply::new(Ok(bytes)))
+}
+
+fn shop_rules(config: &Config) -> anyhow::Result<BTreeMap<Shop, ShopRules>> {
+    config
+        .shops
+        .iter()
+        .map(|(name, shop)| {
+            let origins = shop
+                .return_url_origins
+                .iter()
+                .map(|text| Ok(url::Url::parse(text)?.origin()));
+            let return_url_origins = origins.collect::<anyhow::Result<_>>()?;
+            Ok((Shop::parse(name)?, ShopRules { return_url_origins }))
+        })
+        .collect()
 }
 
 fn unavailable(fault: Fault) -> Box<Problem> {
@@ -323,24 +364,12 @@ fn idempotency_key(headers: Option<&HeaderMap>) -> Result<String, Box<Problem>> 
     Ok(key.to_owned())
 }
 
-/// `Prefer: wait=N` in seconds, 10 where it is absent, at most 25.
-fn wait_of(headers: Option<&HeaderMap>) -> Result<Duration, Box<Problem>> {
+/// `Prefer: wait=N` in seconds, cut to `max`; `None` where it is absent.
+fn wait_of(headers: Option<&HeaderMap>, max: u64) -> Result<Option<Duration>, Box<Problem>> {
     let Some(prefer) = headers.and_then(|headers| headers.get("Prefer")) else {
-        return Ok(Duration::from_secs(WAIT_DEFAULT_S));
+        return Ok(None);
     };
-    for preference in prefer.as_str().split([';', ',']) {
-        if let Some(seconds) = preference.trim().strip_prefix("wait=") {
-            let seconds: u64 = seconds.trim().parse().map_err(|_| {
-                Problem::validation(vec![FieldError::new(
-                    "Prefer",
-                    "invalid",
-                    "wait must be whole seconds, 0 to 25",
-                )])
-            })?;
-            return Ok(Duration::from_secs(seconds.min(WAIT_MAX_S)));
-        }
-    }
-    Ok(Duration::from_secs(WAIT_DEFAULT_S))
+    Ok(Preference::parse(prefer.as_str(), max)?.wait)
 }
 
 /// What makes two requests the same intention: verb and body, whatever the order of its fields or its spaces. The first

@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 
 mod checkout;
+mod cursor;
+mod progress;
 mod projector;
 mod queries;
 mod shipping;
@@ -14,7 +16,9 @@ use kassa_event_store::Store;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::{checkout::Checkout, queries::Queries, shipping::Shipping};
+use crate::{checkout::Checkout, projector::Projection as _, shipping::Shipping};
+
+pub use queries::Queries;
 
 /// One part on one machine.
 const PART: i32 = 0;
@@ -27,13 +31,7 @@ pub async fn run(config: Config, store: Store, shutdown: CancellationToken) -> a
     let client = bus::connect(&config.nats.url, &config.nats.worker, "read-models").await?;
     let (checked_out, progress) = watch::channel(0);
     let (shipped, _) = watch::channel(0);
-    let shops = config.shops.keys().cloned().collect();
-    let queries = Arc::new(Queries {
-        store: store.clone(),
-        part: PART,
-        shops,
-        progress,
-    });
+    let queries = Arc::new(Queries::new(&config, store.clone(), progress, shutdown.clone()));
 
     let checkout = keep_running("checkout", &shutdown, || {
         projector::run(&Checkout, &store, PART, &checked_out, &shutdown)
@@ -50,6 +48,15 @@ pub async fn run(config: Config, store: Store, shutdown: CancellationToken) -> a
     });
     tokio::join!(checkout, shipping, answering);
     Ok(())
+}
+
+/// Tells `progress` how far the projection of orders is, whichever process keeps it, until shutdown: for [`Queries`] in a
+/// process that does not project.
+pub async fn follow(store: &Store, progress: &watch::Sender<i64>, shutdown: &CancellationToken) {
+    keep_running("progress", shutdown, || {
+        progress::follow(store, Checkout::NAME, PART, progress, shutdown)
+    })
+    .await;
 }
 
 /// Empties the projection `name`, so that its loop fills it again; `false` where there is none of that name.

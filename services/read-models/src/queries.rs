@@ -1,73 +1,248 @@
-//! How does a shop learn where an order stands? `get_order`, by id or by its own reference.
+//! How does a shop learn where its orders stand? One order by id or by the shop's own reference, now or as soon as
+//! something has come of it; a page of orders; and what has happened to one.
 
 use std::{collections::BTreeSet, time::Duration};
 
+use async_nats::HeaderMap;
+use jiff::Timestamp;
 use kassa_chassis::{
+    config::Config,
     input,
     micro::{Asked, MicroService, Reply},
+    prefer::{Preference, Until},
     problem::{FieldError, Problem},
 };
-use kassa_domain::ids::{OrderId, Shop};
-use kassa_event_store::Store;
-use kassa_events_schema::api::GetOrder;
-use tokio::sync::watch;
+use kassa_domain::{
+    ids::{OrderId, PaymentId, Shop},
+    order::OrderEvent,
+};
+use kassa_event_store::{Store, StoredEvent};
+use kassa_events_schema::api::{GetOrder, GetOrderEvents, ListOrders, queries::LIST_MAX};
+use kassa_relay::Translator;
+use serde_json::{Value, json};
+use tokio::{
+    sync::{Mutex, watch},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{PART, cursor, projector};
 
 pub(crate) const SERVICE: MicroService = MicroService {
     name: "kassa-queries",
     description: "questions to the payment orchestrator kassa: where does an order stand?",
     version: env!("CARGO_PKG_VERSION"),
     prefix: "kassa.qry",
-    verbs: &["get_order"],
+    verbs: &["get_order", "get_order_events", "list_orders"],
 };
 
 /// How long a question waits for the projection to have what was stored before it came. After it, an order that is there is
 /// told as it is known: late is better than none. One that is not there may be on its way, and is not called unknown.
 const CATCH_UP: Duration = Duration::from_secs(2);
+/// The longest that `Prefer: wait=N` makes a caller wait, as for commands.
+const WAIT_MAX_S: u64 = 25;
+/// While waiting for an order to change, it is looked at this often even when nothing is heard.
+const LOOK: Duration = Duration::from_millis(500);
+/// Orders on one page, where nothing else is asked.
+const PAGE: i64 = 50;
+/// Events of one order and its payments; ten times what the busiest order of a drill has had.
+const EVENTS_MAX: usize = 2_000;
 
+/// Answers questions, however they came.
 #[derive(Debug)]
-pub(crate) struct Queries {
-    pub(crate) store: Store,
-    pub(crate) part: i32,
-    pub(crate) shops: BTreeSet<String>,
-    pub(crate) progress: watch::Receiver<i64>,
+pub struct Queries {
+    store: Store,
+    part: i32,
+    shops: BTreeSet<String>,
+    progress: watch::Receiver<i64>,
+    translator: Mutex<Translator>,
+    wait_max_s: u64,
+    shutdown: CancellationToken,
 }
 
 impl Queries {
-    pub(crate) async fn answer(&self, asked: &Asked) -> Reply {
-        match self.document(asked).await {
-            Ok(document) => Reply {
-                result: Ok(document),
-                replayed: false,
-            },
-            Err(problem) => Reply::from(problem),
+    /// `progress` tells how far the projection of orders is; see [`crate::follow`].
+    pub fn new(
+        config: &Config,
+        store: Store,
+        progress: watch::Receiver<i64>,
+        shutdown: CancellationToken,
+    ) -> Self {
+        let live = kassa_relay::shops_in_live_mode(config);
+        Self {
+            translator: Mutex::new(Translator::new(store.clone(), live)),
+            store,
+            part: PART,
+            shops: config.shops.keys().cloned().collect(),
+            progress,
+            wait_max_s: WAIT_MAX_S,
+            shutdown,
         }
     }
 
-    async fn document(&self, asked: &Asked) -> Result<Vec<u8>, Box<Problem>> {
+    /// The longest that `Prefer: wait=N` can make a caller wait here.
+    #[must_use]
+    pub fn waiting_at_most(mut self, seconds: u64) -> Self {
+        self.wait_max_s = seconds;
+        self
+    }
+
+    /// The answer to one question, whichever way it came: `verb` is one of the service's, and the headers are named and
+    /// meant as on NATS.
+    pub async fn answer(&self, asked: &Asked) -> Reply {
+        self.told(asked).await.unwrap_or_else(Reply::from)
+    }
+
+    async fn told(&self, asked: &Asked) -> Result<Reply, Box<Problem>> {
         if !self.shops.contains(&asked.shop) {
             return Err(Box::new(Problem::unknown_shop()));
         }
         let shop = Shop::parse(&asked.shop).map_err(|_| Problem::unknown_shop())?;
-        let body: GetOrder = input::decode(&asked.body, rule)?;
-        let order_id = match (body.order_id, body.order_reference) {
-            // A malformed id and an id of another shop get one answer.
-            (Some(id), None) => OrderId::parse(&id).map_err(|_| Problem::not_found("order"))?,
-            (None, Some(reference)) => OrderId::new(&shop, &reference),
-            (Some(_), Some(_)) | (None, None) => {
-                let error = |pointer: &str| {
-                    FieldError::new(
-                        pointer,
-                        "one_of",
-                        "give either order_id or order_reference, and not both",
-                    )
-                };
-                return Err(Box::new(Problem::validation(vec![
-                    error("/order_id"),
-                    error("/order_reference"),
-                ])));
+        match asked.verb.as_str() {
+            "list_orders" => self.list_orders(&shop, input::decode(&asked.body, rule)?).await,
+            "get_order_events" => {
+                self.get_order_events(&shop, input::decode(&asked.body, rule)?)
+                    .await
+            }
+            _ => {
+                let preference = preference(asked.headers.as_ref(), self.wait_max_s)?;
+                self.get_order(&shop, input::decode(&asked.body, rule)?, preference)
+                    .await
+            }
+        }
+    }
+
+    async fn get_order(
+        &self,
+        shop: &Shop,
+        body: GetOrder,
+        preference: Preference,
+    ) -> Result<Reply, Box<Problem>> {
+        let order_id = order_of(shop, body.order_id, body.order_reference)?;
+        let asked_for = body
+            .min_position
+            .as_deref()
+            .map(|text| self.position(text))
+            .transpose()?;
+        let deadline = Instant::now() + preference.wait.unwrap_or_default();
+        let until = preference.until.unwrap_or(Until::Final);
+        let caught_up = self.caught_up(asked_for).await?;
+        let mut progress = self.progress.clone();
+        let mut before = asked_for;
+        loop {
+            progress.mark_unchanged();
+            let document = match self.document(shop, order_id).await? {
+                Some(document) => document,
+                None if caught_up => return Err(Box::new(Problem::not_found("order"))),
+                None => return Err(Box::new(behind())),
+            };
+            let at = document["position"].as_str().unwrap_or_default().to_owned();
+            let number = self.position(&at).unwrap_or_default();
+            let come =
+                number > *before.get_or_insert(number) && until == Until::Change || reached(&document, until);
+            let enough = preference.wait.is_none() || come || Instant::now() >= deadline;
+            if enough || self.shutdown.is_cancelled() {
+                let mut reply = Reply::new(to_bytes(&document)).at(at);
+                reply.preference = preference
+                    .wait
+                    .map(|wait| format!("wait={}; for={}", wait.as_secs(), until.as_str()));
+                return Ok(reply);
+            }
+            let look = deadline.min(Instant::now() + LOOK);
+            tokio::select! {
+                // Answered with what there is: the shop asks again, and another instance answers.
+                () = self.shutdown.cancelled() => {}
+                _ = tokio::time::timeout_at(look, progress.changed()) => {}
+            }
+        }
+    }
+
+    async fn get_order_events(&self, shop: &Shop, body: GetOrderEvents) -> Result<Reply, Box<Problem>> {
+        let order_id = order_of(shop, Some(body.order_id), None)?;
+        let mut events = self.stream(order_id.stream()).await?;
+        if events
+            .first()
+            .is_none_or(|first| first.shop != shop.as_str() || first.aggregate_id != order_id.to_string())
+        {
+            return Err(Box::new(Problem::not_found("order")));
+        }
+        for payment_id in attempts(&events).map_err(|error| untellable(&error))? {
+            events.extend(self.stream(payment_id.stream()).await?);
+        }
+        events.sort_by_key(|event| event.position);
+        let position = events
+            .last()
+            .map(|last| format!("{}-{}", last.part, last.position));
+        let mut told = Vec::new();
+        let mut translator = self.translator.lock().await;
+        for stored in &events {
+            let told_as = translator.envelope(stored).await;
+            let envelope = told_as.map_err(|error| untellable(&error))?;
+            // What is our own business has no data, and tells a shop nothing.
+            if !envelope.is_internal() {
+                told.push(envelope);
+            }
+        }
+        let bytes = serde_json::to_vec(&told).map_err(|_| Problem::store_unavailable())?;
+        let mut reply = Reply::new(Ok(bytes));
+        reply.position = position;
+        Ok(reply)
+    }
+
+    async fn list_orders(&self, shop: &Shop, body: ListOrders) -> Result<Reply, Box<Problem>> {
+        let mut wrong = Vec::new();
+        let limit = body.limit.map_or(PAGE, i64::from);
+        if !(1..=i64::from(LIST_MAX)).contains(&limit) {
+            wrong.push(FieldError::new("/limit", "invalid", rule("/limit")));
+        }
+        if let Some(status) = &body.status
+            && !STATUSES.contains(&status.as_str())
+        {
+            wrong.push(FieldError::new("/status", "invalid", rule("/status")));
+        }
+        let scope = format!("{shop} {}", body.status.as_deref().unwrap_or_default());
+        let after = match body.after.as_deref().map(|text| cursor::read(&scope, text)) {
+            None => None,
+            Some(Some(place)) => Some(place),
+            Some(None) => {
+                wrong.push(FieldError::new("/after", "invalid", rule("/after")));
+                None
             }
         };
-        let caught_up = self.caught_up().await?;
+        if !wrong.is_empty() {
+            return Err(Box::new(Problem::validation(wrong)));
+        }
+        self.caught_up(None).await?;
+        let (at, id) = after.unzip();
+        let client = self
+            .store
+            .pool()
+            .get()
+            .await
+            .map_err(|_| Problem::store_unavailable())?;
+        let rows = client
+            .query(
+                "SELECT document, created_at, order_id FROM read_orders
+                  WHERE shop = $1 AND ($2::text IS NULL OR status = $2)
+                    AND ($3::timestamptz IS NULL OR (created_at, order_id) < ($3, $4))
+                  ORDER BY created_at DESC, order_id DESC LIMIT $5",
+                &[&shop.as_str(), &body.status, &at, &id, &(limit + 1)],
+            )
+            .await
+            .map_err(|_| Problem::store_unavailable())?;
+        let page = usize::try_from(limit).unwrap_or_default();
+        let orders: Vec<Value> = rows.iter().take(page).map(|row| row.get(0)).collect();
+        let mut answer = json!({ "orders": orders });
+        if rows.len() > page
+            && let Some(last) = rows.get(page.saturating_sub(1))
+        {
+            answer["next"] = cursor::write(&scope, last.get::<_, Timestamp>(1), last.get(2)).into();
+        }
+        let at = *self.progress.borrow();
+        Ok(Reply::new(to_bytes(&answer)).at(format!("{}-{at}", self.part)))
+    }
+
+    async fn document(&self, shop: &Shop, order_id: OrderId) -> Result<Option<Value>, Box<Problem>> {
         let client = self
             .store
             .pool()
@@ -80,29 +255,110 @@ impl Queries {
                 &[&order_id.to_string(), &shop.as_str()],
             )
             .await
-            .map_err(|_| Problem::store_unavailable())?
-            .ok_or_else(|| {
-                if caught_up {
-                    Problem::not_found("order")
-                } else {
-                    behind()
-                }
-            })?;
-        let document: serde_json::Value = row.get(0);
-        serde_json::to_vec(&document).map_err(|_| Box::new(Problem::store_unavailable()))
+            .map_err(|_| Problem::store_unavailable())?;
+        Ok(row.map(|row| row.get(0)))
+    }
+
+    async fn stream(&self, stream: uuid::Uuid) -> Result<Vec<StoredEvent>, Box<Problem>> {
+        self.store
+            .read_stream(stream, 0, EVENTS_MAX)
+            .await
+            .map_err(|_| Box::new(Problem::store_unavailable()))
     }
 
     /// Waits until the projection has everything that was stored before this question; `false` if that takes too long.
-    async fn caught_up(&self) -> Result<bool, Box<Problem>> {
-        let head = self
-            .store
-            .head(self.part)
-            .await
-            .map_err(|_| Problem::store_unavailable())?;
+    /// Who names a position gets what was there then or later, or is told to ask again: that is what he asked for.
+    async fn caught_up(&self, asked_for: Option<i64>) -> Result<bool, Box<Problem>> {
+        let head = match asked_for {
+            Some(position) => position,
+            None => self
+                .store
+                .head(self.part)
+                .await
+                .map_err(|_| Problem::store_unavailable())?,
+        };
         let mut progress = self.progress.clone();
         let reached = tokio::time::timeout(CATCH_UP, progress.wait_for(|position| *position >= head)).await;
-        Ok(matches!(reached, Ok(Ok(_))))
+        match reached {
+            Ok(Ok(_)) => Ok(true),
+            _ if asked_for.is_some() => Err(Box::new(behind())),
+            _ => Ok(false),
+        }
     }
+
+    /// `part-number` of our part.
+    fn position(&self, text: &str) -> Result<i64, Box<Problem>> {
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        text.split_once('-')
+            .filter(|(part, number)| digits(part) && digits(number) && part.parse() == Ok(self.part))
+            .and_then(|(_, number)| number.parse().ok())
+            .ok_or_else(|| {
+                let error = FieldError::new("/min_position", "invalid", rule("/min_position"));
+                Box::new(Problem::validation(vec![error]))
+            })
+    }
+}
+
+const STATUSES: [&str; 6] = ["open", "pending", "partially_paid", "paid", "canceled", "expired"];
+
+/// Whether what is waited for has come, or cannot come any more.
+fn reached(document: &Value, until: Until) -> bool {
+    let status = document["status"].as_str().unwrap_or_default();
+    let over = matches!(status, "canceled" | "expired");
+    match until {
+        Until::Safe => over || matches!(document["safe"]["value"].as_str(), Some("yes" | "lost")),
+        Until::Final => over || status == "paid",
+        Until::Change => false,
+    }
+}
+
+fn preference(headers: Option<&HeaderMap>, max_s: u64) -> Result<Preference, Box<Problem>> {
+    headers
+        .and_then(|headers| headers.get("Prefer"))
+        .map_or(Ok(Preference::default()), |value| {
+            Preference::parse(value.as_str(), max_s)
+        })
+}
+
+/// The order that is meant. A malformed id and an id of another shop get one answer.
+fn order_of(shop: &Shop, id: Option<String>, reference: Option<String>) -> Result<OrderId, Box<Problem>> {
+    match (id, reference) {
+        (Some(id), None) => OrderId::parse(&id).map_err(|_| Box::new(Problem::not_found("order"))),
+        (None, Some(reference)) => Ok(OrderId::new(shop, &reference)),
+        (Some(_), Some(_)) | (None, None) => {
+            let error = |pointer: &str| {
+                FieldError::new(
+                    pointer,
+                    "one_of",
+                    "give either order_id or order_reference, and not both",
+                )
+            };
+            Err(Box::new(Problem::validation(vec![
+                error("/order_id"),
+                error("/order_reference"),
+            ])))
+        }
+    }
+}
+
+/// The order's payments, as its own events name them.
+fn attempts(events: &[StoredEvent]) -> anyhow::Result<Vec<PaymentId>> {
+    let mut named = Vec::new();
+    for stored in events {
+        if let OrderEvent::AttemptOpened { payment_id, .. } = projector::read(stored)? {
+            named.push(payment_id);
+        }
+    }
+    Ok(named)
+}
+
+fn untellable(error: &dyn std::fmt::Display) -> Box<Problem> {
+    tracing::error!(%error, "an event cannot be told");
+    Box::new(Problem::store_unavailable())
+}
+
+fn to_bytes(document: &Value) -> Result<Vec<u8>, Box<Problem>> {
+    serde_json::to_vec(document).map_err(|_| Box::new(Problem::store_unavailable()))
 }
 
 /// The same for every shop and id: whether it is an order is what nobody knows yet.
@@ -122,6 +378,10 @@ fn rule(pointer: &str) -> &'static str {
     match pointer {
         "/order_id" => "must be the order_id that create_order gave",
         "/order_reference" => "must be the shop's own reference, as a text",
-        _ => "must be a JSON object with order_id or order_reference",
+        "/min_position" => "must be a position that an earlier answer gave, such as 0-41992",
+        "/status" => "must be one of open, pending, partially_paid, paid, canceled, expired",
+        "/limit" => "must be a whole number, 1 to 200",
+        "/after" => "must be the next of the page before, asked with the same status",
+        _ => "must be a JSON object with what is asked",
     }
 }

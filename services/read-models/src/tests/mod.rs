@@ -3,9 +3,10 @@
 
 mod server;
 
-use std::collections::BTreeSet;
-
-use kassa_chassis::micro::Asked;
+use kassa_chassis::{
+    config::{Cm, Config, Mode, Shop},
+    micro::Asked,
+};
 use kassa_event_store::Store;
 use serde_json::Value;
 use tokio::sync::watch;
@@ -20,15 +21,30 @@ use crate::{
     shipping::Shipping,
 };
 
+/// One shop; nothing is called in these tests.
+fn config() -> Config {
+    let mut config = Config::default();
+    let cm = Cm {
+        mode: Mode::Sim,
+        rest_url: "http://127.0.0.1:9".to_owned(),
+        account: String::new(),
+        password: None,
+        password_file: None,
+        merchant_key: String::new(),
+        timeout: jiff::SignedDuration::from_secs(1),
+    };
+    let shop = Shop {
+        cm,
+        return_url_origins: vec![],
+    };
+    config.shops.insert(SHOP.to_owned(), shop);
+    config
+}
+
 /// As `get_order` answers: the document, or the problem's status and code.
 async fn get_order(store: &Store, projected: i64, body: &str) -> Result<Value, (u16, String)> {
     let (_keep, progress) = watch::channel(projected);
-    let queries = Queries {
-        store: store.clone(),
-        part: PART,
-        shops: BTreeSet::from([SHOP.to_owned()]),
-        progress,
-    };
+    let queries = Queries::new(&config(), store.clone(), progress, CancellationToken::new());
     let asked = Asked {
         shop: SHOP.to_owned(),
         verb: "get_order".to_owned(),
