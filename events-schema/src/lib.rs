@@ -7,6 +7,7 @@ pub mod headers;
 pub mod money;
 pub mod order;
 pub mod payment;
+pub mod publish;
 pub mod schema;
 pub mod subject;
 pub mod time;

@@ -149,12 +149,8 @@ pub const VERBS: &[Verb] = &[
             "order_not_payable",
             "payment_under_way",
             "method_not_available",
-            "method_details_missing",
             "amount_out_of_range",
             "currency_not_supported",
-            "psp_refused",
-            "psp_unavailable",
-            "psp_timeout",
         ],
         request: schema_of!(StartPayment),
         answer: schema_of!(PaymentAnswer),
@@ -245,8 +241,8 @@ mod tests {
         for code in &reached {
             assert!(problem_type(code).is_some(), "{code} is not registered");
         }
-        // Of the simulator, and of resources that are not there yet.
-        let elsewhere = ["not_in_live_mode", "version_conflict"];
+        // Of the simulator, which is no part of a shop's API.
+        let elsewhere = ["not_in_live_mode"];
         for problem in crate::api::PROBLEMS {
             assert!(
                 reached.contains(&problem.code) || elsewhere.contains(&problem.code),
