@@ -66,6 +66,16 @@ pub struct Envelope {
     subject: EventSubject,
     version: u16,
     data: Option<Map<String, Value>>,
+    trace: Trace,
+}
+
+/// In which trace it was made: the distributed tracing extension. Empty where nobody traced.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trace {
+    /// W3C trace context at creation; that of the message's own hop is in its headers.
+    pub traceparent: Option<String>,
+    /// What others put beside it; not read by kassa.
+    pub tracestate: Option<String>,
 }
 
 /// An envelope that cannot be sent, or cannot be trusted.
@@ -200,7 +210,21 @@ impl Envelope {
             subject,
             version,
             data,
+            trace: Trace::default(),
         })
+    }
+
+    /// Says in which trace it was made.
+    #[must_use]
+    pub fn traced(mut self, trace: Trace) -> Self {
+        self.trace = trace;
+        self
+    }
+
+    /// In which trace it was made.
+    #[must_use]
+    pub fn trace(&self) -> &Trace {
+        &self.trace
     }
 
     /// Reads an envelope. Attributes that are not known here are ignored; a type that is not known is fine.
@@ -389,6 +413,13 @@ pub(crate) struct Wire {
     authid: String,
     /// False for the provider's test mode and for the simulator.
     livemode: bool,
+    /// W3C trace context in which it was made; absent where nobody traced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}"))]
+    traceparent: Option<String>,
+    /// W3C trace state beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tracestate: Option<String>,
     /// What happened, of the shape that `dataschema` names. Absent on events of type `internal`, and only there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     data: Option<Map<String, Value>>,
@@ -404,7 +435,9 @@ impl From<Envelope> for Wire {
             envelope.event(),
             envelope.version,
         );
-        let Envelope { meta, data, .. } = envelope;
+        let Envelope {
+            meta, data, trace, ..
+        } = envelope;
         Self {
             specversion: SPEC_VERSION.to_owned(),
             id: meta.event_id,
@@ -423,6 +456,8 @@ impl From<Envelope> for Wire {
             authtype: meta.auth_type,
             authid: meta.auth_id,
             livemode: meta.livemode,
+            traceparent: trace.traceparent,
+            tracestate: trace.tracestate,
             data,
         }
     }
@@ -477,7 +512,11 @@ impl TryFrom<Wire> for Envelope {
             auth_id: wire.authid,
             livemode: wire.livemode,
         };
-        Self::new(meta, event, version, wire.data)
+        let trace = Trace {
+            traceparent: wire.traceparent,
+            tracestate: wire.tracestate,
+        };
+        Ok(Self::new(meta, event, version, wire.data)?.traced(trace))
     }
 }
 

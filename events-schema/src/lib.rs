@@ -13,7 +13,7 @@ pub mod subject;
 pub mod time;
 pub mod words;
 
-pub use envelope::{Envelope, EnvelopeError, EventMeta};
+pub use envelope::{Envelope, EnvelopeError, EventMeta, Trace};
 pub use event::{CATALOGUE, DecodeError, EventType, INTERNAL, PublishedEvent};
 pub use money::Money;
 pub use subject::{CommandSubject, EventSubject, LiveSubject, QuerySubject, SubjectError};

@@ -207,11 +207,13 @@ impl Span {
         }
     }
 
-    pub fn attribute(&self, name: &str) -> Option<&str> {
-        self.attributes
-            .iter()
-            .find(|(known, _)| *known == name)
-            .map(|(_, value)| value.as_str())
+    /// What is known under this name, from the start or since.
+    pub fn attribute(&self, name: &str) -> Option<String> {
+        let known = |given: &[(&'static str, String)]| {
+            let found = given.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| value.clone())
+        };
+        known(&self.attributes).or_else(|| self.outcome.lock().ok().and_then(|outcome| known(&outcome)))
     }
 
     /// Runs `work` with this as the current span.
@@ -223,6 +225,11 @@ impl Span {
 /// The current span's context.
 pub fn current() -> Option<Context> {
     CURRENT.try_with(|span| span.context.clone()).ok()
+}
+
+/// Adds to the current span what was learned, if there is one.
+pub fn note(name: &'static str, value: impl Into<String>) {
+    let _ = CURRENT.try_with(|span| span.note(name, value));
 }
 
 /// Looks at the current span, if there is one.

@@ -1,8 +1,12 @@
 //! How is CM called over REST, and what did it really say? One call, one of three outcomes: yes, no, or not known.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use kassa_chassis::config::{Cm, Mode};
+use kassa_chassis::{
+    config::{Cm, Mode},
+    metrics,
+    trace::{self, Kind, Span},
+};
 use kassa_domain::{order::ProviderOrder, payment::LossClass, report::ProviderReport};
 use reqwest::{StatusCode, header::CONTENT_TYPE};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -10,6 +14,8 @@ use serde::de::DeserializeOwned;
 
 use crate::wire::{self, CreateBody, StartBody, Started};
 
+/// As labels and attributes name this provider.
+pub(crate) const PSP: &str = "cm";
 /// A report of one order is a few KB; more is a mistake or an attack.
 const ANSWER_MAX: usize = 1024 * 1024;
 
@@ -31,6 +37,17 @@ pub(crate) enum Answer<T> {
 }
 
 impl<T> Answer<T> {
+    /// As it is counted.
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Yes(_) => "ok",
+            Self::No(_) => "refused",
+            Self::NotServed { .. } => "not_served",
+            Self::NotSent(_) => "not_sent",
+            Self::Unknown(_) => "unknown",
+        }
+    }
+
     /// CM quotes what it refuses: a value that we sent and that is a person's stays out of what is kept.
     pub(crate) fn without(self, personal: &str) -> Self {
         match self {
@@ -93,7 +110,7 @@ impl Client {
         if let (Mode::Sim, Some(scenario)) = (self.mode, scenario) {
             request = request.header("X-Sim-Scenario", scenario);
         }
-        let answer = self.send(request, true).await;
+        let answer = self.send("create", request, true).await;
         read_as(answer, |created| {
             wire::registered(created, body.order_reference, &self.base)
         })
@@ -103,6 +120,7 @@ impl Client {
     pub(crate) async fn start(&self, order_key: &str, body: &StartBody<'_>) -> Answer<Started> {
         let answer = self
             .send(
+                "start",
                 self.effects
                     .post(self.url(&["orders", order_key, "payments"]))
                     .json(body),
@@ -115,7 +133,7 @@ impl Client {
     /// Reads an order's report; may be repeated at will.
     pub(crate) async fn report(&self, order_key: &str) -> Answer<ProviderReport> {
         read_as(
-            self.send(self.reads.get(self.url(&["orders", order_key])), false)
+            self.send("report", self.reads.get(self.url(&["orders", order_key])), false)
                 .await,
             wire::report,
         )
@@ -129,8 +147,36 @@ impl Client {
         url
     }
 
+    /// One call, counted and in a span of its own.
+    async fn send(
+        &self,
+        operation: &'static str,
+        request: reqwest::RequestBuilder,
+        effect: bool,
+    ) -> Answer<Vec<u8>> {
+        let span = Span::begin(format!("cm {operation}"), Kind::Client)
+            .with("kassa.psp", PSP)
+            .with("kassa.psp.operation", operation)
+            .with("server.address", self.base.host_str().unwrap_or_default());
+        let request = match self.mode {
+            Mode::Sim => request.header(trace::TRACEPARENT, span.context.to_string()),
+            // CM sees nothing that its manual does not know.
+            Mode::Test | Mode::Live => request,
+        };
+        let began = Instant::now();
+        let answer = span
+            .run(async {
+                let answer = self.exchange(request, effect).await;
+                trace::note("kassa.result", answer.word());
+                answer
+            })
+            .await;
+        metrics::psp_request(PSP, operation, answer.word(), began.elapsed());
+        answer
+    }
+
     /// The body of a 2xx answer, or what its absence means.
-    async fn send(&self, request: reqwest::RequestBuilder, effect: bool) -> Answer<Vec<u8>> {
+    async fn exchange(&self, request: reqwest::RequestBuilder, effect: bool) -> Answer<Vec<u8>> {
         let request = request.basic_auth(&self.account, Some(self.password.expose_secret()));
         let mut response = match request.send().await {
             Ok(response) => response,

@@ -7,9 +7,14 @@ use std::{
 };
 
 use jiff::SignedDuration;
-use kassa_chassis::bus::Disposition;
+use kassa_chassis::{
+    bus::Disposition,
+    metrics,
+    trace::{Context, Kind, Span},
+};
 use kassa_domain::{
     ids::{CommandId, OrderId, Shop},
+    order::Safety,
     payment::LossClass,
     safety::Policy,
 };
@@ -18,7 +23,10 @@ use kassa_event_store::ClaimedRead;
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{Gateway, client::Answer};
+use crate::{
+    Gateway,
+    client::{Answer, PSP},
+};
 
 /// What a lease has on top of the longest call: for recording what was read, also over a restart of the database. Until
 /// it ends, nobody else reads this order if the worker that had it is gone.
@@ -65,7 +73,14 @@ impl Gateway {
                 let gateway = self.clone();
                 under_way.spawn(async move {
                     let _permit = permit;
-                    gateway.serve_claim(&claim).await;
+                    // In the trace of whoever asked for it.
+                    let asked_in = Context::parse(claim.traceparent.as_deref(), None);
+                    Span::below("read report", Kind::Internal, asked_in)
+                        .with("kassa.shop", claim.shop.as_str())
+                        .with("kassa.order.id", claim.order_id.as_str())
+                        .with("kassa.read.asked_by", claim.asked_by.as_str())
+                        .run(gateway.serve_claim(&claim))
+                        .await;
                 });
             }
             if idle {
@@ -90,7 +105,16 @@ impl Gateway {
     }
 
     async fn serve_claim(&self, claim: &ClaimedRead) {
-        let (served, wait) = match self.read(claim).await {
+        let read = self.read(claim).await;
+        if claim.asked_by == "poll" {
+            let result = match &read {
+                Ok(Read::Served) => "read",
+                Ok(Read::Again(_)) => "again",
+                Err(_) => "failed",
+            };
+            metrics::poll(PSP, result);
+        }
+        let (served, wait) = match read {
             Ok(Read::Served) => (true, SignedDuration::ZERO),
             Ok(Read::Again(wait)) => (false, wait),
             Err(fault) => {
@@ -170,6 +194,11 @@ impl Gateway {
             // Another may be reading by now, and its number is higher.
             return Ok(Read::Again(SignedDuration::ZERO));
         }
+        let newly_safe_at = report
+            .considered_safe
+            .as_ref()
+            .and_then(|safe| safe.at)
+            .filter(|_| opened.safety == Safety::No);
         let observe = ObserveReport {
             order: order_id,
             read_no: claim.read_no,
@@ -182,6 +211,14 @@ impl Gateway {
         self.executor
             .execute(order_id, command, Caller::Internal, &observe)
             .await?;
+        if let Some(at) = newly_safe_at {
+            let (order, _) = self.executor.current_order(order_id).await?;
+            if order.opened().is_some_and(|opened| opened.safety != Safety::No) {
+                // CM's clock may be ahead of ours.
+                let delay = Duration::try_from(self.executor.now().duration_since(at)).unwrap_or_default();
+                metrics::status_known(PSP, &claim.asked_by, delay);
+            }
+        }
         Ok(Read::Served)
     }
 }

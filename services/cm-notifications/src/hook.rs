@@ -11,10 +11,15 @@ use axum::{
     response::{IntoResponse, Response},
     routing::any,
 };
+use kassa_chassis::{
+    metrics,
+    trace::{Kind, Span},
+};
 use kassa_domain::ids::Shop;
 
 use crate::store::{Hints, NotKept};
 
+const PSP: &str = "cm";
 /// CM's limit for a merchant reference, in characters.
 const REFERENCE_MAX: usize = 255;
 /// A reference of 255 characters, percent-encoded, with the rest of a URL.
@@ -64,10 +69,16 @@ async fn hook(
     };
     let Some(reference) = reference else {
         tracing::debug!(%shop, "a notification without one proper id");
+        metrics::notification(PSP, "malformed");
         return (StatusCode::BAD_REQUEST, "id is missing or malformed\n").into_response();
     };
     let not_before = tokio::time::Instant::now() + ANSWERED_AFTER;
-    let kept = hints.keep(shop, reference).await;
+    // Whatever trace the caller names is a stranger's; ours begins here.
+    let span = Span::begin("/hooks/cm/{shop}", Kind::Server)
+        .with("kassa.psp", PSP)
+        .with("kassa.shop", shop.as_str());
+    let kept = span.run(hints.keep(shop, reference)).await;
+    metrics::notification(PSP, if kept.is_ok() { "stored" } else { "not_stored" });
     tokio::time::sleep_until(not_before).await;
     match kept {
         Ok(()) => StatusCode::OK.into_response(),

@@ -11,8 +11,9 @@ use std::{
 };
 
 use jiff::Timestamp;
+use kassa_chassis::trace;
 use kassa_domain::ids::{OrderId, Shop};
-use kassa_event_store::{Store, request_read_in};
+use kassa_event_store::{Store, request_read_for};
 use tokio::sync::oneshot;
 use tokio_postgres::Transaction;
 use tokio_util::sync::CancellationToken;
@@ -82,7 +83,7 @@ impl Hints {
                 key,
                 over: false,
             };
-            tokio::spawn(turn.store_all());
+            tokio::spawn(trace::carried(trace::carry(), turn.store_all()));
         }
         match answer.await {
             Ok(true) => Ok(()),
@@ -278,6 +279,7 @@ impl Turn {
 
 /// Asks for the reports of the orders that a reference may mean; whether there is one.
 async fn request_reads(transaction: &Transaction<'_>, shop: &Shop, reference: &str) -> anyhow::Result<bool> {
+    let cause = trace::current().map(|here| here.to_string());
     let mut known = false;
     for order in candidates(shop, reference) {
         let row = transaction
@@ -287,7 +289,14 @@ async fn request_reads(transaction: &Transaction<'_>, shop: &Shop, reference: &s
             )
             .await?;
         if row.get::<_, bool>(0) {
-            request_read_in(transaction, &order.to_string(), shop.as_str()).await?;
+            request_read_for(
+                transaction,
+                &order.to_string(),
+                shop.as_str(),
+                "notification",
+                cause.as_deref(),
+            )
+            .await?;
             known = true;
         }
     }

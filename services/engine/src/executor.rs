@@ -16,7 +16,10 @@ use lru::LruCache;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
-use crate::session::{Loaded, Session};
+use crate::{
+    counts,
+    session::{Loaded, Session},
+};
 
 /// States kept in memory, orders and payments each: some 2 KB apiece.
 const CACHED: NonZeroUsize = NonZeroUsize::new(10_000).expect("ten thousand is not zero");
@@ -155,6 +158,7 @@ impl Executor {
                     session.done_timers.clear();
                     session.vault.clear();
                     session.reads.clear();
+                    session.counted.clear();
                     Logged::Refused(problem)
                 }
                 Err(Refusal::Fault(fault)) => return Err(fault),
@@ -178,6 +182,7 @@ impl Executor {
             };
             match self.store.append(append).await {
                 Ok(Appended::Stored { position, .. }) => {
+                    counts::settle(std::mem::take(&mut session.counted), &self.store, session.now);
                     if !refused {
                         self.remember(session, position);
                     }

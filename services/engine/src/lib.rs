@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod commands;
+mod counts;
 mod executor;
 mod input;
 mod internal;

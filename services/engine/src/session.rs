@@ -2,6 +2,7 @@
 
 use cqrs_es::{Aggregate, DomainEvent as _, event_sink::EventSink};
 use jiff::Timestamp;
+use kassa_chassis::trace;
 use kassa_domain::{
     ids::{self, CommandId, OrderId, PaymentId, Shop},
     order::{Order, OrderCommand, OrderEvent, OrderRejection},
@@ -11,7 +12,10 @@ use kassa_event_store::{NewEvent, NewTimer, ReadRequest, StoredEvent, Touch, Vau
 use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
-use crate::executor::{Executor, Fault};
+use crate::{
+    counts::{self, Counted},
+    executor::{Executor, Fault},
+};
 
 /// An aggregate with the version and position of its last event; version 0 is a stream that does not exist.
 #[derive(Debug, Clone, Default)]
@@ -60,6 +64,8 @@ pub struct Session<'a> {
     pub(crate) done_timers: Vec<Uuid>,
     pub(crate) vault: Vec<VaultRow>,
     pub(crate) reads: Vec<ReadRequest>,
+    /// What is to be counted once it is stored.
+    pub(crate) counted: Vec<Counted>,
 }
 
 /// Who and what an event is recorded for; stored beside its payload.
@@ -70,6 +76,11 @@ struct Metadata<'m> {
     correlation_id: &'m str,
     auth_type: &'m str,
     auth_id: &'m str,
+    /// The trace context at creation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tracestate: Option<String>,
 }
 
 /// A rejection of the domain, or a fault of ours.
@@ -94,6 +105,7 @@ impl<'a> Session<'a> {
             done_timers: vec![],
             vault: vec![],
             reads: vec![],
+            counted: vec![],
         }
     }
 
@@ -136,6 +148,10 @@ impl<'a> Session<'a> {
         let Some(opened) = touched.state.opened() else {
             return Ok(());
         };
+        let counted: Vec<_> = decided
+            .iter()
+            .filter_map(|event| counts::of_order(opened, event))
+            .collect();
         let text = id.to_string();
         let place = Place {
             shop: opened.facts.shop.clone(),
@@ -146,6 +162,7 @@ impl<'a> Session<'a> {
             Some(epoch) => ids::epoch_event_id(id, &event.event_type(), epoch),
             None => ids::event_id(id.stream(), version),
         })?;
+        self.counted.extend(counted);
         self.events.extend(stored);
         Ok(())
     }
@@ -165,6 +182,10 @@ impl<'a> Session<'a> {
         let Some(attempt) = touched.state.attempt() else {
             return Ok(());
         };
+        let counted: Vec<_> = decided
+            .iter()
+            .filter_map(|event| counts::of_payment(attempt, event))
+            .collect();
         let (text, order) = (id.to_string(), attempt.order_id.to_string());
         let place = Place {
             shop: attempt.shop.clone(),
@@ -174,6 +195,7 @@ impl<'a> Session<'a> {
         let stored = author.sign(touched, &place, &decided, |_, version| {
             ids::event_id(id.stream(), version)
         })?;
+        self.counted.extend(counted);
         self.events.extend(stored);
         Ok(())
     }
@@ -301,6 +323,7 @@ impl Author {
         decided: &[E],
         event_id: impl Fn(&E, i64) -> Uuid,
     ) -> Result<Vec<NewEvent>, Fault> {
+        let here = trace::current();
         let metadata = Metadata {
             command_id: self.command.uuid(),
             causation_id: self.command.uuid(),
@@ -311,6 +334,8 @@ impl Author {
             } else {
                 "kassa"
             },
+            traceparent: here.as_ref().map(ToString::to_string),
+            tracestate: here.and_then(|context| context.state),
         };
         let metadata =
             serde_json::to_vec(&metadata).map_err(|_| Fault::Internal("metadata is plain data"))?;

@@ -15,6 +15,6 @@ pub use append::{Append, AppendError, Appended, NewEvent, NewTimer, ReadRequest,
 pub use clock::Clock;
 pub use filter::{Found, LogFilter};
 pub use read::{LoggedCommand, StoredEvent};
-pub use reads::{ClaimedRead, request_read_in};
+pub use reads::{ClaimedRead, request_read_for, request_read_in};
 pub use store::{Store, StoreConfig, StoreError};
 pub use timers::DueTimer;

@@ -21,6 +21,10 @@ pub struct ClaimedRead {
     pub read_no: i64,
     /// What this read will have served.
     pub requests: i64,
+    /// What made us look: `notification`, `poll`, …
+    pub asked_by: String,
+    /// The trace in which it was asked for.
+    pub traceparent: Option<String>,
 }
 
 /// Counts a request, in the caller's transaction.
@@ -32,13 +36,31 @@ pub async fn request_read_in(
     order_id: &str,
     shop: &str,
 ) -> Result<(), tokio_postgres::Error> {
+    request_read_for(client, order_id, shop, "poll", None).await
+}
+
+/// As [`request_read_in`], and says what made us look, and in which trace. Of several who ask for one read, the first is
+/// remembered.
+///
+/// # Errors
+/// As the database says.
+pub async fn request_read_for(
+    client: &impl GenericClient,
+    order_id: &str,
+    shop: &str,
+    asked_by: &str,
+    traceparent: Option<&str>,
+) -> Result<(), tokio_postgres::Error> {
     client
         .execute(
-            "INSERT INTO provider_reads AS known (order_id, shop, requests, requested_at)
-             VALUES ($1, $2, 1, clock_timestamp())
+            "INSERT INTO provider_reads AS known (order_id, shop, requests, requested_at, asked_by, traceparent)
+             VALUES ($1, $2, 1, clock_timestamp(), $3, $4)
              ON CONFLICT (order_id) DO UPDATE
-                SET requests = known.requests + 1, requested_at = excluded.requested_at",
-            &[&order_id, &shop],
+                SET requests = known.requests + 1, requested_at = excluded.requested_at,
+                    asked_by = CASE WHEN known.requests > known.served THEN known.asked_by ELSE excluded.asked_by END,
+                    traceparent = CASE WHEN known.requests > known.served THEN known.traceparent
+                                       ELSE excluded.traceparent END",
+            &[&order_id, &shop, &asked_by, &traceparent],
         )
         .await
         .map(|_| ())
@@ -91,7 +113,7 @@ impl Store {
                  UPDATE provider_reads AS p
                     SET lease_until = $4, read_no = p.read_no + 1, rate_at = greatest(p.rate_at, $1) + $5::text::interval
                    FROM due WHERE p.order_id = due.order_id
-                 RETURNING p.order_id, p.shop, p.read_no, p.requests",
+                 RETURNING p.order_id, p.shop, p.read_no, p.requests, p.asked_by, p.traceparent",
             )
             .await
             .map_err(refused)?;
@@ -110,6 +132,8 @@ impl Store {
                 shop: row.get(1),
                 read_no: row.get(2),
                 requests: row.get(3),
+                asked_by: row.get(4),
+                traceparent: row.get(5),
             })
             .collect())
     }

@@ -50,7 +50,10 @@ WITH req   AS MATERIALIZED (SELECT * FROM unnest($2::int[], $3::uuid[], $4::byte
                  FROM unnest($34::int[], $35::text[], $36::text[]) AS u(r, order_id, shop)
                 WHERE u.r IN (SELECT r FROM win)
                ON CONFLICT (order_id) DO UPDATE
-                  SET requests = known.requests + 1, requested_at = excluded.requested_at),
+                  SET requests = known.requests + 1, requested_at = excluded.requested_at,
+                      -- Who asked first for what is not served yet.
+                      asked_by = CASE WHEN known.requests > known.served THEN known.asked_by ELSE 'poll' END,
+                      traceparent = CASE WHEN known.requests > known.served THEN known.traceparent END),
      c     AS (INSERT INTO command_log (command_id, fingerprint, outcome, part, position, at)
                SELECT w.command_id, w.fingerprint, w.outcome, $1, coalesce(top.position, h.base), w.at
                  FROM win w CROSS JOIN h LEFT JOIN top ON top.r = w.r

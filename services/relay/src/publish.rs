@@ -8,6 +8,7 @@ use async_nats::{
     jetstream::{ErrorCode, publish::PublishAck, response::Response},
 };
 use bytes::Bytes;
+use kassa_chassis::trace::{Context, Kind, Span};
 use kassa_events_schema::{Envelope, EnvelopeError, headers};
 use uuid::Uuid;
 
@@ -26,6 +27,29 @@ pub(crate) struct Outgoing {
     subject: String,
     headers: HeaderMap,
     body: Bytes,
+    /// Ends when it was sent.
+    _hop: Option<Span>,
+}
+
+/// From the event's making to its place in the stream.
+fn hop(subject: &str, envelope: &Envelope, made_in: Context) -> Span {
+    let meta = envelope.meta();
+    let template = format!(
+        "kassa.evt.{{part}}.{{shop}}.{}.{{id}}.{}",
+        meta.aggregate,
+        envelope.event()
+    );
+    Span::below(format!("send {template}"), Kind::Producer, Some(made_in))
+        .with("messaging.system", "nats")
+        .with("messaging.operation.name", "send")
+        .with("messaging.operation.type", "send")
+        .with("messaging.destination.template", template)
+        .with("messaging.destination.name", subject)
+        .with("messaging.message.id", meta.event_id.as_str())
+        .with("messaging.message.conversation_id", meta.correlation_id.as_str())
+        .with("cloudevents.event_id", meta.event_id.as_str())
+        .with("cloudevents.event_type", envelope.event_type())
+        .with("kassa.shop", meta.shop.as_str())
 }
 
 /// What the server made of it.
@@ -42,8 +66,16 @@ impl Outgoing {
         for (name, value) in envelope.headers() {
             headers.insert(name, value);
         }
+        let subject = envelope.nats_subject().to_string();
+        let made_in = envelope.trace();
+        let made_in = Context::parse(made_in.traceparent.as_deref(), made_in.tracestate.as_deref());
+        let hop = made_in.map(|made_in| hop(&subject, envelope, made_in));
+        if let Some(hop) = &hop {
+            hop.context.into_headers(&mut headers);
+        }
         Ok(Self {
-            subject: envelope.nats_subject().to_string(),
+            _hop: hop,
+            subject,
             headers,
             body: envelope.to_json()?.into(),
         })

@@ -11,6 +11,7 @@ use async_nats::{
     connection::State,
     jetstream::{self, Context, ErrorCode, stream::LastRawMessageErrorKind},
 };
+use kassa_chassis::metrics;
 use kassa_event_store::{Store, StoredEvent};
 use kassa_events_schema::headers;
 use tokio::{sync::watch, time::Instant};
@@ -102,6 +103,7 @@ impl Relay {
         let mut connection = self.connected().await;
         let mut end = self.end().await?;
         let mut checked = Instant::now();
+        metrics::relayed(end);
         if std::mem::take(&mut self.quiet) {
             tracing::info!(
                 part = self.stream.part,
@@ -127,7 +129,10 @@ impl Relay {
                 continue;
             }
             match self.publish(end, &events).await? {
-                Some(last) => end = last,
+                Some(last) => {
+                    end = last;
+                    metrics::relayed(end);
+                }
                 None => return Ok(()),
             }
             self.pause = PAUSE_MIN;

@@ -18,7 +18,7 @@ use kassa_domain::{
 };
 use kassa_event_store::{Store, StoreError, StoredEvent};
 use kassa_events_schema::{
-    Aggregate, AuthType, Envelope, EnvelopeError, EventMeta, Money, PublishedEvent,
+    Aggregate, AuthType, Envelope, EnvelopeError, EventMeta, Money, PublishedEvent, Trace,
     order::{AmountMismatchFound, Created, Evidence, EvidencePayment, Paid, PartiallyPaid, PaymentSafe},
     payment::{Authorized, Canceled, Expired, Failed, OutcomeUnknown, Redirected, Started},
     words::{Confidence, Mismatch, Operation, Route, SafetyLevel, Uncertainty},
@@ -132,6 +132,10 @@ struct Metadata {
     correlation_id: String,
     auth_type: String,
     auth_id: String,
+    #[serde(default)]
+    traceparent: Option<String>,
+    #[serde(default)]
+    tracestate: Option<String>,
 }
 
 impl Translator {
@@ -447,7 +451,12 @@ fn envelope(
         Some(event) => Envelope::published(meta, event),
         None => Envelope::internal(meta),
     };
-    envelope.map_err(|source| TranslateError::Envelope {
+    let trace = Trace {
+        traceparent: metadata.traceparent,
+        tracestate: metadata.tracestate,
+    };
+    let traced = envelope.map(|envelope| envelope.traced(trace));
+    traced.map_err(|source| TranslateError::Envelope {
         position: stored.position,
         source,
     })
