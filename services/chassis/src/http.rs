@@ -1,16 +1,28 @@
 //! How is HTTP served without letting a slow or greedy client take the process?
 //!
 //! `axum::serve` has no read deadlines, so connections are driven by hyper itself: a deadline for the head of a
-//! request, a deadline and a size for its body, and a cap on connections.
+//! request, a deadline and a size for its body, and a cap on connections, in all and from one source. What could be read
+//! in two ways is refused before any handler sees it, with a problem document, and the connection is closed.
 
-use std::{convert::Infallible, io, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    io,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use axum::{
     Router,
     body::Body,
-    http::{Request, Response, StatusCode, header},
+    http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header},
 };
+use http_body_util::BodyExt as _;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use uuid::Uuid;
+
+use crate::problem::Problem;
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
@@ -20,9 +32,13 @@ use tower::ServiceExt as _;
 pub struct Limits {
     /// Open connections at once; further ones wait in the kernel's backlog.
     pub connections: usize,
+    /// Open connections from one address; further ones are told so and closed.
+    pub per_source: usize,
     /// From the first byte of a connection, or the end of the last request, to the end of the headers.
     pub header_deadline: Duration,
-    /// From the end of the headers to the answer's head: body and handler together.
+    /// From the end of the headers to the end of the body.
+    pub body_deadline: Duration,
+    /// From the end of the body to the answer's head; the answer's own body may take its time.
     pub request_deadline: Duration,
     /// Bytes of a request's body.
     pub body_max: usize,
@@ -35,9 +51,12 @@ impl Default for Limits {
         Self {
             // A connection costs some 20 KB; two thousand idle ones must not hurt.
             connections: 4_096,
+            // A proxy in front speaks for many; it may not take every place, or nobody could look what it does.
+            per_source: 3_072,
             header_deadline: Duration::from_secs(5),
-            // Longer than any `Prefer: wait` (25 s), so that waiting is not cut.
-            request_deadline: Duration::from_secs(30),
+            body_deadline: Duration::from_secs(10),
+            // Longer than any `Prefer: wait` (30 s), so that waiting is not cut.
+            request_deadline: Duration::from_secs(40),
             body_max: 64 * 1024,
             head_max: 64 * 1024,
         }
@@ -55,6 +74,7 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> io::Result<()> {
     let permits = Arc::new(Semaphore::new(limits.connections));
+    let sources = Sources::default();
     let limits = Arc::new(limits);
     let mut connections = JoinSet::new();
     loop {
@@ -62,10 +82,10 @@ pub async fn serve(
             () = shutdown.cancelled() => break,
             permit = permits.clone().acquire_owned() => permit.map_err(io::Error::other)?,
         };
-        let stream = tokio::select! {
+        let (stream, source) = tokio::select! {
             () = shutdown.cancelled() => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok((stream, address)) => (stream, address.ip()),
                 Err(error) => {
                     // Out of descriptors: a pause lets some close; giving up would end the service.
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -76,16 +96,23 @@ pub async fn serve(
         };
         // Answers are small and somebody waits for them.
         let _ = stream.set_nodelay(true);
+        let Some(place) = sources.enter(source, limits.per_source) else {
+            // Whoever has so many open can read the reason on one of them; this one is not worth a task.
+            let _ = stream.try_write(CROWDED.as_bytes());
+            continue;
+        };
         let (router, limits, shutdown) = (router.clone(), limits.clone(), shutdown.clone());
         connections.spawn(async move {
-            let _permit = permit;
+            let _places = (permit, place);
             let service =
                 hyper::service::service_fn(|request| answer(router.clone(), limits.clone(), request));
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(limits.header_deadline)
-                .max_buf_size(limits.head_max)
-                .max_headers(100)
+                // Twice what is taken: a head somewhat too large is told so, and only a monstrous one meets hyper's own
+                // bare answer.
+                .max_buf_size(limits.head_max * 2)
+                .max_headers(HEADERS_MAX * 4)
                 .serve_connection(TokioIo::new(stream), service);
             tokio::pin!(connection);
             tokio::select! {
@@ -103,49 +130,217 @@ pub async fn serve(
     Ok(())
 }
 
+/// Headers of one request; browsers and proxies send some thirty.
+const HEADERS_MAX: usize = 100;
+
+/// The answer to one connection too many, as bytes: nothing of a request was read.
+const CROWDED: &str = "HTTP/1.1 429 Too Many Requests\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+
+/// Open connections by address.
+#[derive(Debug, Clone, Default)]
+struct Sources(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+/// One open connection; leaves its place when it goes.
+#[derive(Debug)]
+struct Place(Sources, IpAddr);
+
+impl Sources {
+    fn enter(&self, source: IpAddr, max: usize) -> Option<Place> {
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = open.entry(source).or_default();
+        if *count >= max {
+            return None;
+        }
+        *count += 1;
+        Some(Place(self.clone(), source))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut open = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = open.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.1);
+            }
+        }
+    }
+}
+
+/// Under which a request is found in logs and traces: 32 hexadecimal digits, the caller's where it sent a `traceparent`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TraceId(pub String);
+
+impl TraceId {
+    fn of(headers: &HeaderMap) -> Self {
+        let sent = headers
+            .get("traceparent")
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.split('-').nth(1))
+            .filter(|id| id.len() == 32 && id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)))
+            .filter(|id| id.bytes().any(|b| b != b'0'));
+        Self(sent.map_or_else(|| Uuid::new_v4().simple().to_string(), str::to_owned))
+    }
+}
+
 async fn answer(
     router: Router,
     limits: Arc<Limits>,
     request: Request<hyper::body::Incoming>,
 ) -> Result<Response<Body>, Infallible> {
-    if let Some(refusal) = refuse(&request, &limits) {
-        return Ok(refusal);
+    let trace = TraceId::of(request.headers());
+    let path = request.uri().path().to_owned();
+    let mut response = match read(&limits, request).await {
+        Ok(mut request) => {
+            request.extensions_mut().insert(trace.clone());
+            match tokio::time::timeout(limits.request_deadline, router.oneshot(request)).await {
+                Ok(Ok(response)) => response,
+                Ok(Err(never)) => match never {},
+                Err(_) => problem(&slow_answer(), &path, &trace),
+            }
+        }
+        Err(refusal) => {
+            let mut response = problem(&refusal, &path, &trace);
+            // What follows on this connection may be the rest of what was refused.
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+            response
+        }
+    };
+    if let Ok(value) = HeaderValue::from_str(&trace.0) {
+        response.headers_mut().insert("Trace-Id", value);
     }
-    let request = request.map(|body| Body::new(http_body_util::Limited::new(body, limits.body_max)));
-    Ok(
-        match tokio::time::timeout(limits.request_deadline, router.oneshot(request)).await {
-            Ok(Ok(response)) => response,
-            Ok(Err(never)) => match never {},
-            Err(_) => plain(StatusCode::REQUEST_TIMEOUT),
-        },
-    )
+    Ok(response)
+}
+
+/// The request with its body, or why it is not taken.
+async fn read(
+    limits: &Limits,
+    request: Request<hyper::body::Incoming>,
+) -> Result<Request<Body>, Box<Problem>> {
+    if let Some(refusal) = refuse(&request, limits) {
+        return Err(Box::new(refusal));
+    }
+    let (head, body) = request.into_parts();
+    let limited = http_body_util::Limited::new(body, limits.body_max);
+    let bytes = match tokio::time::timeout(limits.body_deadline, limited.collect()).await {
+        Ok(Ok(collected)) => collected.to_bytes(),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+            return Err(Box::new(too_large(limits)));
+        }
+        Ok(Err(_)) => {
+            return Err(Box::new(malformed("the body must end as its length or its chunks say")));
+        }
+        Err(_) => {
+            return Err(Box::new(Problem::new(
+                408,
+                "request_timeout",
+                "the request took too long to arrive",
+                format!("the body must be here within {} s", limits.body_deadline.as_secs()),
+                "send it again, on a connection that is fast enough",
+            )));
+        }
+    };
+    Ok(Request::from_parts(head, Body::from(bytes)))
 }
 
 /// What no handler should have to think about: two meanings of one request, and sizes told in advance.
-fn refuse<B>(request: &Request<B>, limits: &Limits) -> Option<Response<Body>> {
+fn refuse<B>(request: &Request<B>, limits: &Limits) -> Option<Problem> {
     let headers = request.headers();
     let count = |name| headers.get_all(name).iter().count();
-    if count(header::HOST) != 1 || count(header::CONTENT_LENGTH) > 1 {
-        return Some(plain(StatusCode::BAD_REQUEST));
+    if count(header::HOST) != 1 {
+        return Some(malformed("Host must be given once"));
     }
-    if headers.contains_key(header::CONTENT_LENGTH) && headers.contains_key(header::TRANSFER_ENCODING) {
-        return Some(plain(StatusCode::BAD_REQUEST));
+    if count(header::CONTENT_LENGTH) > 1
+        || (headers.contains_key(header::CONTENT_LENGTH) && headers.contains_key(header::TRANSFER_ENCODING))
+    {
+        return Some(malformed("the body must have one length: Content-Length, once, or chunks"));
+    }
+    if request.version() < Version::HTTP_10 {
+        return Some(malformed("the request must be HTTP/1.1"));
+    }
+    let origin_form = request.uri().scheme().is_none() && request.uri().authority().is_none();
+    if !origin_form {
+        return Some(malformed("the request line must hold a path, and no address"));
+    }
+    if matches!(*request.method(), Method::TRACE | Method::CONNECT) {
+        return Some(Problem::new(
+            405,
+            "method_not_allowed",
+            "this address does not take that method",
+            "TRACE and CONNECT are taken nowhere here",
+            "use one of the methods that the documentation names",
+        ));
+    }
+    for name in ["x-http-method-override", "x-http-method", "x-method-override"] {
+        if headers.contains_key(name) {
+            return Some(malformed("the method must stand in the request line, and nowhere else"));
+        }
+    }
+    let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    let line = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
+    if headers.len() > HEADERS_MAX || size + line > limits.head_max {
+        return Some(Problem::new(
+            431,
+            "headers_too_large",
+            "the headers are too large",
+            format!(
+                "request line and headers together: at most {} bytes, and at most {HEADERS_MAX} headers",
+                limits.head_max
+            ),
+            "send fewer or shorter headers",
+        ));
     }
     let length = headers
         .get(header::CONTENT_LENGTH)
         .and_then(|v| v.to_str().ok())
         .and_then(|v| v.parse::<usize>().ok());
-    if length.is_some_and(|length| length > limits.body_max) {
-        return Some(plain(StatusCode::PAYLOAD_TOO_LARGE));
-    }
-    None
+    length.is_some_and(|length| length > limits.body_max).then(|| too_large(limits))
 }
 
-fn plain(status: StatusCode) -> Response<Body> {
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+fn malformed(detail: &str) -> Problem {
+    Problem::new(
+        400,
+        "malformed_request",
+        "the request cannot be read in one way only",
+        detail,
+        "send it as HTTP/1.1 with a library that is kept up to date",
+    )
+}
+
+fn too_large(limits: &Limits) -> Problem {
+    Problem::new(
+        413,
+        "payload_too_large",
+        "the body is too large",
+        format!("at most {} bytes are taken", limits.body_max),
+        "send less: long texts do not belong in a command",
+    )
+}
+
+fn slow_answer() -> Problem {
+    let mut problem = Problem::store_unavailable();
+    problem.detail = "the answer was not ready in time; nothing was decided or, if it was, a repeat tells what".to_owned();
+    problem
+}
+
+/// A problem as a response, with the path that was asked and the trace that it belongs to.
+pub fn problem(problem: &Problem, path: &str, trace: &TraceId) -> Response<Body> {
+    let mut document = serde_json::to_value(problem).unwrap_or_default();
+    document["instance"] = path.into();
+    document["docs"] = problem.kind.as_str().into();
+    document["trace_id"] = trace.0.as_str().into();
+    let mut response = Response::new(Body::from(document.to_string()));
+    *response.status_mut() = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/problem+json"),
+    );
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Some(seconds) = problem.retry_after_s {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
     response
 }
