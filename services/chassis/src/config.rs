@@ -252,6 +252,16 @@ impl Config {
     /// # Errors
     /// [`ConfigError`], with everything that is wrong at once.
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+        let config = Self::unchecked(file)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// As [`Self::load`], for who needs one of the values and no database: what is missing stays empty.
+    ///
+    /// # Errors
+    /// [`ConfigError::Unreadable`].
+    pub fn unchecked(file: Option<&Path>) -> Result<Self, ConfigError> {
         let mut builder = config::Config::builder();
         builder = match file {
             Some(path) => builder.add_source(config::File::from(path).format(config::FileFormat::Toml)),
@@ -279,12 +289,10 @@ impl Config {
                     .map_err(|error| unreadable(&error))?;
             }
         }
-        let config: Self = builder
+        builder
             .build()
             .and_then(config::Config::try_deserialize)
-            .map_err(|error| unreadable(&error))?;
-        config.check()?;
-        Ok(config)
+            .map_err(|error| unreadable(&error))
     }
 
     /// # Errors

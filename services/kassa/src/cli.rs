@@ -3,10 +3,10 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use kassa_chassis::config::Config;
 
-use crate::{demo, exit, exit::Ended, orders, replay, serve, sim};
+use crate::{demo, exit, exit::Ended, orders, replay, serve, shell, sim};
 
 /// Brings a webshop's orders to a fact that can be trusted: safe to ship, or not, and why.
 #[derive(Debug, Parser)]
@@ -35,6 +35,9 @@ enum Verb {
     #[command(subcommand)]
     Orders(orders::OrdersVerb),
     Replay(replay::ReplayArgs),
+    Completions(shell::CompletionsArgs),
+    Man(shell::ManArgs),
+    ExitCodes(exit::CodesArgs),
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
@@ -44,8 +47,11 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Serve(args) => serve::run(&args, file).await,
         Verb::Migrate(args) => serve::migrate(&args, file).await,
         Verb::Sim(verb) => sim::run(verb, file).await,
-        Verb::Orders(verb) => orders::run(verb).await,
+        Verb::Orders(verb) => orders::run(verb, file).await,
         Verb::Replay(args) => replay::run(&args, file).await,
+        Verb::Completions(args) => shell::completions(&args),
+        Verb::Man(args) => shell::man(&args),
+        Verb::ExitCodes(_) => Ok(exit::print()),
     }
 }
 
@@ -59,18 +65,46 @@ pub(crate) enum Format {
 pub fn main() -> ExitCode {
     // The one crypto provider; reqwest is built without a choice of its own.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let cli = Cli::parse();
+    let matches = Cli::command().get_matches();
+    let as_json = asks_for_json(&matches);
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
-        Err(error) => return exit::report(&error.into()),
+        Err(error) => return exit::report(&error.into(), as_json),
     };
-    let code = match runtime.block_on(run(cli)) {
+    let code = match runtime.block_on(until_interrupted(cli)) {
         Ok(code) => code,
-        Err(error) => exit::report(&error),
+        Err(error) => exit::report(&error, as_json),
     };
     // What still waits for a server that is away is not waited for.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     code
+}
+
+/// Whether `--format json` or `ndjson` was given, whichever subcommand it was given to: then errors are JSON, too.
+fn asks_for_json(matches: &ArgMatches) -> bool {
+    if let Some((_, of_subcommand)) = matches.subcommand() {
+        return asks_for_json(of_subcommand);
+    }
+    let given = matches.try_get_raw("format").ok().flatten();
+    given.is_some_and(|mut words| words.any(|word| word == "json" || word == "ndjson"))
+}
+
+/// What runs until it is told to stop ends itself, in order; everything else is left where it is.
+async fn until_interrupted(cli: Cli) -> anyhow::Result<ExitCode> {
+    if matches!(cli.verb, Verb::Demo(_) | Verb::Serve(_)) {
+        return run(cli).await;
+    }
+    tokio::select! {
+        ended = run(cli) => ended,
+        signal = tokio::signal::ctrl_c() => {
+            signal?;
+            Ok(ExitCode::from(Ended::INTERRUPTED))
+        }
+    }
 }
 
 pub(crate) fn load(file: Option<&std::path::Path>) -> anyhow::Result<Config> {

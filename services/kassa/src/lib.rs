@@ -1,15 +1,19 @@
 #![doc = include_str!("../README.md")]
 
 mod admin;
+mod ask;
 mod bus_view;
 mod cli;
 mod demo;
 mod exit;
 mod host;
+mod nats_login;
 mod orders;
+mod output;
 mod replay;
 mod roles;
 mod serve;
+mod shell;
 mod sim;
 
 pub use cli::main;
