@@ -73,15 +73,14 @@ mod tests {
         if command.get_name() == "help" {
             return;
         }
-        let help = command.clone().render_long_help().to_string();
-        let examples = help
-            .rsplit_once("Examples:\n")
-            .unwrap_or_else(|| panic!("{path} --help has no examples at its end"))
-            .1;
-        let lines: Vec<&str> = examples
-            .lines()
-            .filter(|line| line.starts_with("  ") && !line.trim().is_empty())
-            .collect();
+        let after = command
+            .get_after_help()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        let examples = after
+            .strip_prefix("Examples:\n")
+            .unwrap_or_else(|| panic!("{path} --help does not end with examples"));
+        let lines: Vec<&str> = examples.lines().collect();
         assert_eq!(
             lines.len(),
             3,
