@@ -7,6 +7,7 @@ mod cli;
 mod demo;
 mod exit;
 mod host;
+mod listen;
 mod nats_login;
 mod orders;
 mod output;

@@ -90,6 +90,11 @@ fn no_permission(what: &str) -> Ended {
 }
 
 impl NatsArgs {
+    /// Whether NATS was asked for by name.
+    pub(crate) fn named(&self) -> bool {
+        self.context.is_some() || self.nats_url.is_some()
+    }
+
     /// # Errors
     /// [`Ended`]: 78 for an address or a context that cannot be used, 69 where nobody answers, 77 for a login that is refused.
     pub(crate) async fn connect(&self, file: Option<&Path>, name: &str) -> anyhow::Result<Bus> {

@@ -133,6 +133,23 @@ impl TypePattern {
     }
 }
 
+impl TypePattern {
+    /// Whether an event's whole type, such as `kassa.order.paid.v1`, is one of these.
+    pub fn matches_type(&self, event_type: &str) -> bool {
+        let mut words = event_type.split('.').skip(1);
+        let (Some(aggregate), Some(token), Some(version)) = (words.next(), words.next(), words.next()) else {
+            return false;
+        };
+        let version = version.strip_prefix('v').and_then(|number| number.parse().ok());
+        version.is_some_and(|version| self.matches(aggregate, token, version))
+    }
+
+    /// Whether what is ours alone is asked for by name.
+    pub fn is_internal(&self) -> bool {
+        self.token.as_deref() == Some(INTERNAL)
+    }
+}
+
 impl FromStr for TypePattern {
     type Err = FilterError;
 
