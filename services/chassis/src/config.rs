@@ -1,6 +1,6 @@
 //! What can be set, where it comes from, and what it is when nobody sets it.
 //!
-//! Defaults < `kassa.toml` < environment. Environment names are `KASSA_` and the path with `__`, such as
+//! Defaults < `kassa.toml` < environment; `config/read.rs` reads them. Environment names are `KASSA_` and the path with `__`, such as
 //! `KASSA_HTTP__LISTEN`; `DATABASE_URL` and `NATS_URL` are honoured too. An unknown key is an error.
 
 use std::{
@@ -11,10 +11,18 @@ use std::{
 };
 
 use jiff::SignedDuration;
+use schemars::JsonSchema;
 use secrecy::{ExposeSecret as _, SecretString};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize, Serializer};
 
-#[derive(Debug, Clone, Default, Deserialize)]
+pub use read::{Finding, Loaded, schema};
+
+mod read;
+
+/// What stands for a secret wherever a configuration is shown.
+pub const HIDDEN: &str = "(hidden)";
+
+#[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     pub database: Database,
@@ -30,16 +38,18 @@ pub struct Config {
     pub log: Log,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Database {
     /// PostgreSQL, as a URL or as `key=value` words.
+    #[serde(serialize_with = "hidden")]
+    #[schemars(with = "String", extend("writeOnly" = true))]
     pub url: SecretString,
     /// Connections for reads; the appending connection comes on top.
     pub max_connections: usize,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Nats {
     pub url: String,
@@ -53,15 +63,17 @@ pub struct Nats {
 }
 
 /// A NATS user. Empty means: as the URL says.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Login {
     pub user: Option<String>,
+    #[serde(serialize_with = "hidden_if_any")]
+    #[schemars(with = "Option<String>", extend("writeOnly" = true))]
     pub password: Option<SecretString>,
     pub password_file: Option<PathBuf>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Http {
     pub listen: SocketAddr,
@@ -70,9 +82,19 @@ pub struct Http {
 }
 
 /// An address, or none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[schemars(with = "String")]
 #[serde(try_from = "String")]
 pub struct AdminListen(pub Option<SocketAddr>);
+
+impl Serialize for AdminListen {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Some(address) => address.serialize(serializer),
+            None => serializer.serialize_str("off"),
+        }
+    }
+}
 
 impl TryFrom<String> for AdminListen {
     type Error = String;
@@ -88,14 +110,14 @@ impl TryFrom<String> for AdminListen {
     }
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Checkout {
     /// How long a shopper has for one attempt; after it, a report without money ends the attempt.
     pub order_ttl: SignedDuration,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Poll {
     /// Per method: how long after the start, and after each read that brought nothing final, the report is read again
@@ -103,7 +125,7 @@ pub struct Poll {
     pub ladder: BTreeMap<String, Vec<SignedDuration>>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Shop {
     pub cm: Cm,
@@ -112,7 +134,7 @@ pub struct Shop {
 }
 
 /// A shop's account at CM.com.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Cm {
     #[serde(default)]
@@ -120,7 +142,8 @@ pub struct Cm {
     /// Up to and without `/ps/…`: `https://secure.docdatapayments.com`, a sandbox, or the simulator.
     pub rest_url: String,
     pub account: String,
-    #[serde(default)]
+    #[serde(default, serialize_with = "hidden_if_any")]
+    #[schemars(with = "Option<String>", extend("writeOnly" = true))]
     pub password: Option<SecretString>,
     #[serde(default)]
     pub password_file: Option<PathBuf>,
@@ -130,7 +153,7 @@ pub struct Cm {
     pub timeout: SignedDuration,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// The simulator: scenarios are passed on, plain HTTP is allowed.
@@ -140,24 +163,26 @@ pub enum Mode {
     Live,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Simulator {
     pub listen: SocketAddr,
     pub merchant_key: String,
     pub account: String,
+    #[serde(serialize_with = "hidden")]
+    #[schemars(with = "String", extend("writeOnly" = true))]
     pub password: SecretString,
     /// Ends in `=`; the merchant reference is appended.
     pub notification_url: Option<String>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
     pub format: LogFormat,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {
     /// Text on a terminal, JSON elsewhere.
@@ -170,8 +195,6 @@ pub enum LogFormat {
 /// Why the configuration cannot be used. Names every problem that was found, never a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("the configuration cannot be read: {0}")]
-    Unreadable(String),
     #[error("the configuration is not usable:\n{}", .0.join("\n"))]
     Wrong(Vec<String>),
 }
@@ -252,52 +275,54 @@ impl Config {
     /// # Errors
     /// [`ConfigError`], with everything that is wrong at once.
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
-        let config = Self::unchecked(file)?;
-        config.check()?;
-        Ok(config)
+        let loaded = Self::examine(file);
+        let wrong: Vec<String> = loaded.errors().map(ToString::to_string).collect();
+        if wrong.is_empty() {
+            Ok(loaded.config)
+        } else {
+            Err(ConfigError::Wrong(wrong))
+        }
+    }
+
+    /// Everything that is known of the configuration: values, where they come from, what is wrong and what is not used.
+    pub fn examine(file: Option<&Path>) -> Loaded {
+        let environment = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        read::load(file, environment)
     }
 
     /// As [`Self::load`], for who needs one of the values and no database: what is missing stays empty.
     ///
     /// # Errors
-    /// [`ConfigError::Unreadable`].
+    /// [`ConfigError::Wrong`] for a file that cannot be read or is not TOML.
     pub fn unchecked(file: Option<&Path>) -> Result<Self, ConfigError> {
-        let mut builder = config::Config::builder();
-        builder = match file {
-            Some(path) => builder.add_source(config::File::from(path).format(config::FileFormat::Toml)),
-            None => {
-                builder.add_source(config::File::new("kassa.toml", config::FileFormat::Toml).required(false))
-            }
-        };
-        // Every key has a dot, so every name has `__`: KASSA_CACHE_DIR and the like are for others.
-        let ours = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .filter(|(name, _)| name.starts_with("KASSA_") && name.contains("__"))
+        let loaded = Self::examine(file);
+        let unreadable: Vec<String> = loaded
+            .errors()
+            .filter(|finding| finding.key.is_empty())
+            .map(ToString::to_string)
             .collect();
-        builder = builder.add_source(
-            config::Environment::with_prefix("KASSA")
-                .prefix_separator("_")
-                .separator("__")
-                .source(Some(ours)),
-        );
-        for (name, key) in [("DATABASE_URL", "database.url"), ("NATS_URL", "nats.url")] {
-            if let Ok(value) = std::env::var(name)
-                && !value.is_empty()
-            {
-                builder = builder
-                    .set_override(key, value)
-                    .map_err(|error| unreadable(&error))?;
-            }
+        if unreadable.is_empty() {
+            Ok(loaded.config)
+        } else {
+            Err(ConfigError::Wrong(unreadable))
         }
-        builder
-            .build()
-            .and_then(config::Config::try_deserialize)
-            .map_err(|error| unreadable(&error))
     }
 
     /// # Errors
     /// [`ConfigError::Wrong`] with every problem: its key, and what is allowed there.
     pub fn check(&self) -> Result<(), ConfigError> {
+        let wrong = self.wrong();
+        if wrong.is_empty() {
+            Ok(())
+        } else {
+            Err(ConfigError::Wrong(wrong))
+        }
+    }
+
+    /// Each as `key: what is allowed there`.
+    fn wrong(&self) -> Vec<String> {
         let mut wrong = Vec::new();
         if self.database.url.expose_secret().is_empty() {
             wrong.push("database.url: set it, or DATABASE_URL, to a PostgreSQL 15 or newer".to_owned());
@@ -329,11 +354,7 @@ impl Config {
         for (name, shop) in &self.shops {
             shop.check(name, &mut wrong);
         }
-        if wrong.is_empty() {
-            Ok(())
-        } else {
-            Err(ConfigError::Wrong(wrong))
-        }
+        wrong
     }
 }
 
@@ -399,21 +420,12 @@ impl Login {
     }
 }
 
-/// The reason and the place, without the line itself that a parser quotes: a password may stand in it.
-fn unreadable(error: &config::ConfigError) -> ConfigError {
-    let text = error.to_string();
-    let quoted = |line: &&str| {
-        let mut parts = line.splitn(2, '|');
-        let before = parts.next().unwrap_or_default();
-        parts.next().is_some() && before.trim().bytes().all(|b| b.is_ascii_digit())
-    };
-    let kept: Vec<&str> = text
-        .lines()
-        .filter(|line| !quoted(line))
-        .map(str::trim)
-        .filter(|l| !l.is_empty())
-        .collect();
-    ConfigError::Unreadable(kept.join("; "))
+fn hidden<S: Serializer>(_: &SecretString, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(HIDDEN)
+}
+
+fn hidden_if_any<S: Serializer>(secret: &Option<SecretString>, serializer: S) -> Result<S::Ok, S::Error> {
+    secret.as_ref().map(|_| HIDDEN).serialize(serializer)
 }
 
 fn secret(given: Option<&SecretString>, file: Option<&Path>) -> Result<Option<SecretString>, std::io::Error> {
@@ -430,11 +442,8 @@ fn secret(given: Option<&SecretString>, file: Option<&Path>) -> Result<Option<Se
 mod tests {
     use super::*;
 
-    fn parsed(toml: &str) -> Result<Config, config::ConfigError> {
-        config::Config::builder()
-            .add_source(config::File::from_str(toml, config::FileFormat::Toml))
-            .build()?
-            .try_deserialize()
+    fn parsed(toml: &str) -> Result<Config, toml::de::Error> {
+        toml::from_str(toml)
     }
 
     #[test]
@@ -462,14 +471,6 @@ mod tests {
             assert!(text.contains(named), "{named} is missing in {text}");
         }
         assert!(!text.contains("hunter2") && !format!("{config:?}").contains("hunter2"));
-    }
-
-    #[test]
-    fn a_slip_in_the_file_is_told_without_the_line_that_may_hold_a_password() {
-        let slip = "[database]\nurl = \"postgresql://kassa:hunter2@127.0.0.1/x\nmax_connections = 4\n";
-        let error = unreadable(&parsed(slip).expect_err("a quote is missing")).to_string();
-        assert!(!error.contains("hunter2"), "{error}");
-        assert!(error.contains("line 2"), "{error}");
     }
 
     #[test]

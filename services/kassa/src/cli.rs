@@ -6,7 +6,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use kassa_chassis::config::Config;
 
-use crate::{demo, exit, exit::Ended, listen, orders, replay, serve, shell, sim};
+use crate::{demo, exit, exit::Ended, listen, orders, replay, serve, settings, shell, sim};
 
 /// Brings a webshop's orders to a fact that can be trusted: safe to ship, or not, and why.
 #[derive(Debug, Parser)]
@@ -36,6 +36,8 @@ enum Verb {
     Orders(orders::OrdersVerb),
     Listen(listen::ListenArgs),
     Replay(replay::ReplayArgs),
+    #[command(subcommand)]
+    Config(settings::ConfigVerb),
     Completions(shell::CompletionsArgs),
     Man(shell::ManArgs),
     ExitCodes(exit::CodesArgs),
@@ -51,6 +53,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Orders(verb) => orders::run(verb, file).await,
         Verb::Listen(args) => listen::run(&args, file).await,
         Verb::Replay(args) => replay::run(&args, file).await,
+        Verb::Config(verb) => settings::run(&verb, file),
         Verb::Completions(args) => shell::completions(&args),
         Verb::Man(args) => shell::man(&args),
         Verb::ExitCodes(_) => Ok(exit::print()),
@@ -110,8 +113,16 @@ async fn until_interrupted(cli: Cli) -> anyhow::Result<ExitCode> {
 }
 
 pub(crate) fn load(file: Option<&std::path::Path>) -> anyhow::Result<Config> {
-    Config::load(file).map_err(|error| {
-        let chain = anyhow::Error::from(error);
-        Ended::new(Ended::CONFIGURATION, format!("{chain:#}")).into()
-    })
+    let loaded = Config::examine(file);
+    for warning in loaded.warnings() {
+        eprintln!("warning: {warning}");
+    }
+    let errors: Vec<String> = loaded.errors().map(|error| format!("\n  {error}")).collect();
+    if errors.is_empty() {
+        return Ok(loaded.config);
+    }
+    let text = format!("the configuration is not usable:{}", errors.concat());
+    Err(Ended::new(Ended::CONFIGURATION, text)
+        .hint("kassa config show says where each value comes from")
+        .into())
 }

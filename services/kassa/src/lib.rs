@@ -14,6 +14,7 @@ mod output;
 mod replay;
 mod roles;
 mod serve;
+mod settings;
 mod shell;
 mod sim;
 
