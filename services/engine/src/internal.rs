@@ -225,6 +225,7 @@ impl Decide for ObserveReport {
         }
         let seen = ReportSeen {
             read_no: self.read_no,
+            read_at: self.read_started_at,
             report: self.report.clone(),
             policy: self.policy.clone(),
             owners,
@@ -241,6 +242,7 @@ impl Decide for ObserveReport {
 fn payable(order: &Order, payment: PaymentId) -> bool {
     order.opened().is_some_and(|opened| {
         opened.stopped.is_none()
+            && opened.ended.is_none()
             && !matches!(opened.standing, Standing::Paid { .. })
             && opened
                 .live_attempt()

@@ -169,6 +169,6 @@ pub(crate) async fn run(
 /// comes late.
 fn worth_reading(order: &Order, step: usize, rungs: usize) -> bool {
     order.opened().is_some_and(|opened| {
-        opened.live_attempt().is_some() || (opened.safety == Safety::No && step <= rungs)
+        opened.live_attempt().is_some() || (!matches!(opened.safety, Safety::Safe { .. }) && step <= rungs)
     })
 }

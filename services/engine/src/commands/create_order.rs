@@ -82,6 +82,8 @@ impl CreateOrder {
                 language: input::language(&body.language),
                 shopper_id: ShopperId::new(order_id),
                 return_url,
+                // Set when it is decided: a repeat of the request does not move it.
+                expires_at: None,
             },
             metadata: body.metadata.0,
             person,
