@@ -176,6 +176,12 @@ published_events! {
         "The provider's report and the shop's order do not agree; the order does not become safe by itself.";
     OrderPaymentSafe(order::PaymentSafe) = order, "payment_safe", 1, order_id:
         "The order may be shipped: one event per order and safety epoch, with its evidence.";
+    OrderPaymentSafetyLost(order::PaymentSafetyLost) = order, "payment_safety_lost", 1, order_id:
+        "The order may not be shipped any more: hold what has not left; one event per order and safety epoch.";
+    OrderCanceled(order::Canceled) = order, "canceled", 1, order_id:
+        "The shop gave the order up while nothing was paid.";
+    OrderExpired(order::Expired) = order, "expired", 1, order_id:
+        "The order's time ran out, and nothing that could still be money is under way.";
     PaymentStarted(payment::Started) = payment, "started", 1, payment_id:
         "An attempt to pay was decided; the provider has not been called yet.";
     PaymentRedirected(payment::Redirected) = payment, "redirected", 1, payment_id:

@@ -133,6 +133,65 @@ pub struct PaymentSafe {
     pub evidence: Evidence,
 }
 
+/// What made the order safe does not hold any more: money went back, or the provider took its word back. Hold what has not
+/// left. One event per order and safety epoch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PaymentSafetyLost {
+    /// Id of the order.
+    #[serde(deserialize_with = "order_id")]
+    #[schemars(regex(pattern = ORDER_ID))]
+    pub order_id: String,
+    /// The shop's own name for it.
+    pub order_reference: String,
+    /// The epoch that ends: the one of the `payment_safe` that is taken back.
+    pub epoch: NonZeroU32,
+    /// What was ordered.
+    pub amount: Money,
+    /// Why, in the order in which it was found.
+    pub reasons: Vec<LossReason>,
+    /// Number of the read of the provider's report that showed this; higher is later.
+    pub read_no: u64,
+    /// Name and version of the policy that judged: `default/1`.
+    pub policy: String,
+}
+
+/// One reason why an order is not safe any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LossReason {
+    /// Stable code: `money_went_back`, `nothing_paid`, `provider_does_not_consider_safe`, …. An open list.
+    #[schemars(regex(pattern = WORD))]
+    pub code: String,
+    /// The amount that belongs to the code: what went back, or what is still counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub amount: Option<Money>,
+}
+
+/// The shop gave the order up while nothing was paid. Money that comes all the same is told of as ever, and never makes the
+/// order safe.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Canceled {
+    /// Id of the order.
+    #[serde(deserialize_with = "order_id")]
+    #[schemars(regex(pattern = ORDER_ID))]
+    pub order_id: String,
+    /// The shop's own name for it.
+    pub order_reference: String,
+    /// The shop's own words. A shop must not put personal data in them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// The order's time ran out, and a report that was read late enough shows nothing that could still be money.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Expired {
+    /// Id of the order.
+    #[serde(deserialize_with = "order_id")]
+    #[schemars(regex(pattern = ORDER_ID))]
+    pub order_id: String,
+    /// The shop's own name for it.
+    pub order_reference: String,
+}
+
 /// Why an order is considered safe: everything that the policy judged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Evidence {

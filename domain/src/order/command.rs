@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
+
 use super::{
     event::Closing,
     phase::{OrderFacts, ProviderOrder},
@@ -24,6 +26,15 @@ pub enum OrderCommand {
     },
     RegisterProviderOrder(ProviderOrder),
     ObserveReport(ReportSeen),
+    /// The shop gives the order up.
+    Cancel {
+        at: Timestamp,
+        reason: Option<String>,
+    },
+    /// The order's time has run out at `at`, and nothing at the provider that is not observed can still bring money.
+    Expire {
+        at: Timestamp,
+    },
 }
 
 /// A report, with what is needed to judge it.
@@ -31,6 +42,8 @@ pub enum OrderCommand {
 pub struct ReportSeen {
     /// Taken when the read began; an older answer never undoes a newer one.
     pub read_no: i64,
+    /// When the read began.
+    pub read_at: Timestamp,
     pub report: ProviderReport,
     pub policy: Policy,
     /// Which of our payments each of the report's payments (by provider id) belongs to.

@@ -1,9 +1,11 @@
 //! (state, command) → events or a rejection. Pure, and total over both.
 
+use jiff::Timestamp;
+
 use super::{
     command::{OrderCommand, ReportSeen},
     event::{Closing, Mismatch, OrderEvent},
-    phase::{Opened, Order, Safety, Standing},
+    phase::{Ended, Opened, Order, Safety, Standing},
     rejection::OrderRejection,
 };
 use crate::{
@@ -35,7 +37,9 @@ impl Order {
                 OrderCommand::OpenAttempt { .. }
                 | OrderCommand::CloseAttempt { .. }
                 | OrderCommand::RegisterProviderOrder(_)
-                | OrderCommand::ObserveReport(_),
+                | OrderCommand::ObserveReport(_)
+                | OrderCommand::Cancel { .. }
+                | OrderCommand::Expire { .. },
             ) => Err(OrderRejection::Unopened),
             (Self::Opened(opened), OrderCommand::OpenAttempt { payment_id, method }) => {
                 opened.open_attempt(payment_id, method)
@@ -51,6 +55,8 @@ impl Order {
                 })
             }
             (Self::Opened(opened), OrderCommand::ObserveReport(seen)) => Ok(opened.observe(&seen)),
+            (Self::Opened(opened), OrderCommand::Cancel { at, reason }) => opened.cancel(at, reason),
+            (Self::Opened(opened), OrderCommand::Expire { at }) => opened.expire(at),
         }
     }
 }
@@ -60,12 +66,10 @@ impl Opened {
         if self.stopped.is_some() {
             return Err(OrderRejection::Stopped);
         }
-        if matches!(self.standing, Standing::Paid { .. }) {
-            return Err(OrderRejection::NotPayable {
-                status: self.status(),
-            });
+        if matches!(self.standing, Standing::Paid { .. }) || self.ended.is_some() {
+            return Err(self.not_payable());
         }
-        if let Some(live) = self.live_attempt() {
+        if let Some(live) = self.undecided_attempt() {
             return Err(OrderRejection::AttemptLive {
                 payment_id: live.payment_id,
             });
@@ -82,6 +86,43 @@ impl Opened {
             method,
             number,
         }])
+    }
+
+    fn not_payable(&self) -> OrderRejection {
+        OrderRejection::NotPayable {
+            status: self.status(),
+            since: self.status_since(),
+        }
+    }
+
+    /// What is under way at the provider cannot be called back: it is watched until it ends, and money that it brings is
+    /// recorded and never makes the order safe. An expired order may be canceled too, for just that.
+    fn cancel(&self, at: Timestamp, reason: Option<String>) -> Decision {
+        match (self.standing, self.ended) {
+            (_, Some(Ended::Canceled { .. })) => Ok(vec![]),
+            (Standing::Paid { .. } | Standing::PartiallyPaid { .. }, _) => Err(self.not_payable()),
+            (Standing::Unpaid, None | Some(Ended::Expired { .. })) => {
+                Ok(vec![OrderEvent::OrderCanceled { at, reason }])
+            }
+        }
+    }
+
+    fn expire(&self, at: Timestamp) -> Decision {
+        let due = self.facts.expires_at.is_some_and(|until| until <= at);
+        match (self.standing, self.ended) {
+            (Standing::Paid { .. } | Standing::PartiallyPaid { .. }, _) | (Standing::Unpaid, Some(_)) => {
+                Ok(vec![])
+            }
+            (Standing::Unpaid, None) if !due => Ok(vec![]),
+            // Answers that are not about this order show nothing, and so not that nothing was paid.
+            (Standing::Unpaid, None) if self.stopped.is_some() => Err(OrderRejection::Stopped),
+            (Standing::Unpaid, None) => match self.undecided_attempt() {
+                Some(attempt) => Err(OrderRejection::AttemptLive {
+                    payment_id: attempt.payment_id,
+                }),
+                None => Ok(vec![OrderEvent::OrderExpired { at }]),
+            },
+        }
     }
 
     fn close_attempt(&self, payment_id: PaymentId, closing: Closing) -> Decision {
@@ -119,6 +160,8 @@ impl Opened {
         });
         if self.stopped.is_some() {
             verdict = Verdict::NotSafe(vec![safety::NotSafe::OrderStopped]);
+        } else if self.is_canceled() {
+            verdict = Verdict::NotSafe(vec![safety::NotSafe::OrderCanceled]);
         }
         let not_safe = match &verdict {
             Verdict::Safe(_) => vec![],
@@ -137,15 +180,36 @@ impl Opened {
                 owners: seen.owners.clone(),
             });
         }
-        events.extend(self.standing_events(&seen.policy, &seen.report));
-        if let (Verdict::Safe(evidence), Safety::No) = (verdict, self.safety) {
-            events.push(OrderEvent::ConfidenceReachedSafe {
-                epoch: 1,
-                ordered,
-                evidence: *evidence,
-            });
-        }
+        events.extend(self.standing_events(&seen.policy, &seen.report, seen.read_at));
+        events.extend(self.safety_event(verdict, seen));
         events
+    }
+
+    /// Once an epoch either way: safe, lost, and safe again under the next number.
+    fn safety_event(&self, verdict: Verdict, seen: &ReportSeen) -> Option<OrderEvent> {
+        let ordered = self.facts.amount;
+        let reached = |epoch, evidence: Box<safety::Evidence>| OrderEvent::ConfidenceReachedSafe {
+            epoch,
+            ordered,
+            evidence: *evidence,
+        };
+        match (verdict, self.safety) {
+            (Verdict::Safe(evidence), Safety::No) => Some(reached(1, evidence)),
+            (Verdict::Safe(evidence), Safety::Lost { epoch }) => {
+                Some(reached(epoch.saturating_add(1), evidence))
+            }
+            (Verdict::NotSafe(reasons), Safety::Safe { epoch }) => {
+                safety::is_lost(&reasons).then(|| OrderEvent::SafetyLost {
+                    epoch,
+                    ordered,
+                    reasons,
+                    read_no: seen.read_no,
+                    policy: seen.policy.version.clone(),
+                })
+            }
+            (Verdict::Safe(_), Safety::Safe { .. })
+            | (Verdict::NotSafe(_), Safety::No | Safety::Lost { .. }) => None,
+        }
     }
 
     /// Whether the answer is about something else than we asked for: then nothing in it counts, for payments neither.
@@ -166,7 +230,12 @@ impl Opened {
         (report.ordered != ordered).then_some((Mismatch::ReportedAmount, Some(ordered), Some(report.ordered)))
     }
 
-    fn standing_events(&self, policy: &Policy, report: &ProviderReport) -> Vec<OrderEvent> {
+    fn standing_events(
+        &self,
+        policy: &Policy,
+        report: &ProviderReport,
+        read_at: Timestamp,
+    ) -> Vec<OrderEvent> {
         let ordered = self.facts.amount;
         let mut events = Vec::new();
         let mut paid = Money::new(0, ordered.currency);
@@ -182,7 +251,11 @@ impl Opened {
         if paid.minor > 0 {
             match (self.standing, short) {
                 (Standing::Unpaid | Standing::PartiallyPaid { .. }, false) => {
-                    events.push(OrderEvent::OrderPaid { ordered, paid });
+                    events.push(OrderEvent::OrderPaid {
+                        ordered,
+                        paid,
+                        at: Some(read_at),
+                    });
                 }
                 (Standing::Unpaid, true) => events.push(OrderEvent::OrderPartiallyPaid { ordered, paid }),
                 (Standing::PartiallyPaid { paid: before }, true) if before != paid => {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use cqrs_es::DomainEvent;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::phase::{OrderFacts, ProviderOrder};
@@ -55,6 +56,9 @@ pub enum OrderEvent {
     OrderPaid {
         ordered: Money,
         paid: Money,
+        /// When the report that shows it was read; older facts do not tell.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at: Option<Timestamp>,
     },
     AmountMismatchFound {
         what: Mismatch,
@@ -67,6 +71,26 @@ pub enum OrderEvent {
         epoch: u32,
         ordered: Money,
         evidence: Evidence,
+    },
+    /// What made the order safe does not hold any more: goods that have not left are to be held.
+    SafetyLost {
+        /// The epoch that ends.
+        epoch: u32,
+        ordered: Money,
+        reasons: Vec<NotSafe>,
+        read_no: i64,
+        policy: String,
+    },
+    /// The shop gave the order up while nothing was paid.
+    OrderCanceled {
+        at: Timestamp,
+        /// The shop's own words; never personal data.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// Its time ran out, and a report that was read late enough shows nothing that could still be money.
+    OrderExpired {
+        at: Timestamp,
     },
 }
 
@@ -116,7 +140,7 @@ impl OrderEvent {
     /// The epoch of a fact that may be stored only once per epoch; its event id is made of it.
     pub fn epoch(&self) -> Option<u32> {
         match self {
-            Self::ConfidenceReachedSafe { epoch, .. } => Some(*epoch),
+            Self::ConfidenceReachedSafe { epoch, .. } | Self::SafetyLost { epoch, .. } => Some(*epoch),
             Self::OrderCreated { .. }
             | Self::ProviderOrderRegistered { .. }
             | Self::AttemptOpened { .. }
@@ -124,7 +148,9 @@ impl OrderEvent {
             | Self::ProviderReportObserved { .. }
             | Self::OrderPartiallyPaid { .. }
             | Self::OrderPaid { .. }
-            | Self::AmountMismatchFound { .. } => None,
+            | Self::AmountMismatchFound { .. }
+            | Self::OrderCanceled { .. }
+            | Self::OrderExpired { .. } => None,
         }
     }
 }
@@ -141,6 +167,9 @@ impl DomainEvent for OrderEvent {
             Self::OrderPaid { .. } => "OrderPaid",
             Self::AmountMismatchFound { .. } => "AmountMismatchFound",
             Self::ConfidenceReachedSafe { .. } => "ConfidenceReachedSafe",
+            Self::SafetyLost { .. } => "SafetyLost",
+            Self::OrderCanceled { .. } => "OrderCanceled",
+            Self::OrderExpired { .. } => "OrderExpired",
         }
         .to_owned()
     }

@@ -2,7 +2,7 @@
 
 use super::{
     event::OrderEvent,
-    phase::{AttemptRecord, Opened, Order, Safety, Standing},
+    phase::{AttemptRecord, Ended, Opened, Order, Safety, Standing},
 };
 
 impl Order {
@@ -22,6 +22,8 @@ impl Order {
                     not_safe: vec![],
                     stopped: None,
                     mismatch: None,
+                    ended: None,
+                    paid_at: None,
                 }))
             }
             (Self::Opened(mut opened), event) => {
@@ -68,7 +70,10 @@ impl Opened {
                 self.not_safe = not_safe;
             }
             OrderEvent::OrderPartiallyPaid { paid, .. } => self.standing = Standing::PartiallyPaid { paid },
-            OrderEvent::OrderPaid { paid, .. } => self.standing = Standing::Paid { paid },
+            OrderEvent::OrderPaid { paid, at, .. } => {
+                self.standing = Standing::Paid { paid };
+                self.paid_at = at;
+            }
             OrderEvent::AmountMismatchFound { what, found, .. } => {
                 self.mismatch = Some((what, found));
                 if what.stops_the_order() {
@@ -76,6 +81,9 @@ impl Opened {
                 }
             }
             OrderEvent::ConfidenceReachedSafe { epoch, .. } => self.safety = Safety::Safe { epoch },
+            OrderEvent::SafetyLost { epoch, .. } => self.safety = Safety::Lost { epoch },
+            OrderEvent::OrderCanceled { at, .. } => self.ended = Some(Ended::Canceled { at }),
+            OrderEvent::OrderExpired { at } => self.ended = Some(Ended::Expired { at }),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! What a shopper owes a shop, what has been observed of it, and whether it is safe to ship.
 //!
 //! Unopened → opened. An opened order has a standing (unpaid, partially paid, paid), at most one live attempt, and a
-//! safety of its own: a paid order may be unsafe, and stays so until the provider and our policy agree.
+//! safety of its own: a paid order may be unsafe, and stays so until the provider and our policy agree. While nothing is paid it
+//! may end: canceled by the shop, or expired. Money that comes all the same is recorded as what it is.
 
 mod aggregate;
 mod command;
@@ -15,7 +16,7 @@ mod tests;
 
 pub use command::{OrderCommand, ReportSeen};
 pub use event::{Closing, Mismatch, OrderEvent};
-pub use phase::{AttemptRecord, Opened, Order, OrderFacts, ProviderOrder, Safety, Standing};
+pub use phase::{AttemptRecord, Ended, Opened, Order, OrderFacts, ProviderOrder, Safety, Standing};
 pub use rejection::OrderRejection;
 
 use crate::{
@@ -74,7 +75,8 @@ pub enum NextAction {
 /// provider's menu: an order whose answer was lost is still payable.
 pub fn next_action(opened: &Opened, payment: &Payment) -> NextAction {
     use crate::payment::{Pending, Step};
-    if opened.stopped.is_some() || matches!(opened.standing, Standing::Paid { .. }) {
+    if opened.stopped.is_some() || opened.ended.is_some() || matches!(opened.standing, Standing::Paid { .. })
+    {
         return NextAction::None;
     }
     match payment {

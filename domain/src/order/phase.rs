@@ -32,6 +32,9 @@ pub struct OrderFacts {
     pub language: String,
     pub shopper_id: ShopperId,
     pub return_url: String,
+    /// Until when it may be paid; orders from before there was such a time have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
 }
 
 /// The order as the provider knows it. One per order; made at the first start.
@@ -65,6 +68,12 @@ pub struct Opened {
     /// Set when an answer of the provider was not about this order; nothing is released until a person has looked.
     pub stopped: Option<Mismatch>,
     pub(super) mismatch: Option<(Mismatch, Option<Money>)>,
+    /// Set when it takes no payment any more although nothing was paid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Ended>,
+    /// Since when it is paid, as far as reports tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paid_at: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,7 +95,22 @@ pub enum Standing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Safety {
     No,
-    Safe { epoch: u32 },
+    Safe {
+        epoch: u32,
+    },
+    /// It was safe in this epoch, and is not any more.
+    Lost {
+        epoch: u32,
+    },
+}
+
+/// Why an order takes no payment any more, and since when. Money that comes all the same is money: after the shop's own
+/// cancel it never makes the order safe; after an expiry, which only says that none had come, it counts as ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ended {
+    Canceled { at: Timestamp },
+    Expired { at: Timestamp },
 }
 
 impl Order {
@@ -115,13 +139,43 @@ impl Opened {
         }
     }
 
-    /// The word that shops see: `open`, `pending`, `partially_paid`, `paid`.
+    /// The attempt that may bring money without anything more being asked for: a live one, or, while nothing counts as paid,
+    /// one that is authorized with a promise only.
+    pub fn undecided_attempt(&self) -> Option<&AttemptRecord> {
+        let promised = || {
+            self.attempts
+                .iter()
+                .find(|attempt| attempt.closing == Some(Closing::Authorized))
+                .filter(|_| self.standing == Standing::Unpaid)
+        };
+        self.live_attempt().or_else(promised)
+    }
+
+    /// Whether the shop has given the order up.
+    pub fn is_canceled(&self) -> bool {
+        matches!(self.ended, Some(Ended::Canceled { .. }))
+    }
+
+    /// The word that shops see: `open`, `pending`, `partially_paid`, `paid`, `canceled`, `expired`. Money first: who cancels
+    /// while the shopper pays is told that it was paid.
     pub fn status(&self) -> &'static str {
-        match self.standing {
-            Standing::Paid { .. } => "paid",
-            Standing::PartiallyPaid { .. } => "partially_paid",
-            Standing::Unpaid if self.live_attempt().is_some() => "pending",
-            Standing::Unpaid => "open",
+        match (self.standing, self.ended) {
+            (Standing::Paid { .. }, _) => "paid",
+            (Standing::PartiallyPaid { .. }, _) => "partially_paid",
+            (Standing::Unpaid, Some(Ended::Canceled { .. })) => "canceled",
+            (Standing::Unpaid, Some(Ended::Expired { .. })) => "expired",
+            (Standing::Unpaid, None) if self.undecided_attempt().is_some() => "pending",
+            (Standing::Unpaid, None) => "open",
+        }
+    }
+
+    /// Since when it has that status, where that is known and worth telling.
+    pub fn status_since(&self) -> Option<Timestamp> {
+        match (self.standing, self.ended) {
+            (Standing::Paid { .. }, _) => self.paid_at,
+            (Standing::PartiallyPaid { .. }, _) => None,
+            (Standing::Unpaid, Some(Ended::Canceled { at } | Ended::Expired { at })) => Some(at),
+            (Standing::Unpaid, None) => None,
         }
     }
 }

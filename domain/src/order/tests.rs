@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use cqrs_es::{Aggregate as _, test::TestFramework};
+use jiff::Timestamp;
 use proptest::prelude::*;
 
 use super::*;
@@ -8,12 +9,16 @@ use crate::{
     ids::{CommandId, OrderId, Shop, ShopperId},
     money::{Currency, Money},
     payment::Method,
-    report::{AuthorizationState, Confidence, ConsideredSafe, ProviderReport, ReportedPayment},
+    report::{AuthorizationState, Confidence, ConsideredSafe, ProviderReport, ReportedMove, ReportedPayment},
     safety::{NotSafe, Policy},
 };
 
 fn eur(minor: i64) -> Money {
     Money::new(minor, Currency::EUR)
+}
+
+fn minute(n: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + 60 * n).unwrap()
 }
 
 fn facts() -> OrderFacts {
@@ -29,6 +34,7 @@ fn facts() -> OrderFacts {
         language: "nl".to_owned(),
         shopper_id: ShopperId::new(order_id),
         return_url: "https://shop.example/return".to_owned(),
+        expires_at: Some(minute(30)),
     }
 }
 
@@ -112,6 +118,7 @@ fn report(paid: &[i64], safe: bool) -> ProviderReport {
 fn seen(read_no: i64, report: ProviderReport) -> OrderCommand {
     OrderCommand::ObserveReport(ReportSeen {
         read_no,
+        read_at: minute(1),
         report,
         policy: Policy::default(),
         owners: BTreeMap::new(),
@@ -168,10 +175,14 @@ fn a_paid_order_takes_no_further_attempt() {
             OrderEvent::OrderPaid {
                 ordered: eur(4995),
                 paid: eur(4995),
+                at: Some(minute(1)),
             },
         ])
         .when(open_attempt(1))
-        .then_expect_error(OrderRejection::NotPayable { status: "paid" });
+        .then_expect_error(OrderRejection::NotPayable {
+            status: "paid",
+            since: Some(minute(1)),
+        });
 }
 
 #[test]
@@ -312,6 +323,7 @@ fn a_payment_at_the_provider_stays_with_the_attempt_that_it_was_first_given_to()
     let menu = report(&[4995], false);
     let first = ReportSeen {
         read_no: 1,
+        read_at: minute(1),
         report: menu.clone(),
         policy: Policy::default(),
         owners: BTreeMap::from([("pid0t".to_owned(), payment_id(1))]),
@@ -327,6 +339,315 @@ fn a_payment_at_the_provider_stays_with_the_attempt_that_it_was_first_given_to()
     let mut fresh = menu.payments[0].clone();
     fresh.id = "pid7t".to_owned();
     assert_eq!(owner(opened, [], &fresh), Some(payment_id(2)));
+}
+
+fn cancel(at: i64) -> OrderCommand {
+    OrderCommand::Cancel {
+        at: minute(at),
+        reason: Some("out of stock".to_owned()),
+    }
+}
+
+fn expire(at: i64) -> OrderCommand {
+    OrderCommand::Expire { at: minute(at) }
+}
+
+fn canceled(at: i64) -> OrderEvent {
+    OrderEvent::OrderCanceled {
+        at: minute(at),
+        reason: Some("out of stock".to_owned()),
+    }
+}
+
+fn expired(at: i64) -> OrderEvent {
+    OrderEvent::OrderExpired { at: minute(at) }
+}
+
+/// The order after these, each decided on what came before.
+fn after(order: &Order, commands: impl IntoIterator<Item = OrderCommand>) -> Order {
+    commands.into_iter().fold(order.clone(), |mut order, command| {
+        for event in order.decide(command).unwrap() {
+            order.apply(event);
+        }
+        order
+    })
+}
+
+fn safe_order() -> Order {
+    after(
+        &given([created(), registered()]),
+        [seen(1, report(&[4995], true))],
+    )
+}
+
+fn charged_back(minor: i64) -> ProviderReport {
+    let mut made = report(&[4995], true);
+    made.payments[0].chargebacks.push(ReportedMove {
+        amount: eur(minor),
+        state: "CHARGED".to_owned(),
+    });
+    made
+}
+
+#[test]
+fn a_shop_may_cancel_while_nothing_is_paid_and_a_repeat_says_nothing_new() {
+    for before in [
+        vec![created()],
+        vec![created(), registered(), opened(1)],
+        vec![created(), registered(), opened(1), closed(1, Closing::Failed)],
+    ] {
+        let order = given(before);
+        assert_eq!(order.decide(cancel(2)).unwrap(), [canceled(2)]);
+        let order = after(&order, [cancel(2)]);
+        assert_eq!(order.decide(cancel(3)).unwrap(), []);
+        assert_eq!(order.opened().unwrap().status(), "canceled");
+    }
+}
+
+#[test]
+fn what_is_paid_wholly_or_in_part_cannot_be_canceled() {
+    assert_eq!(
+        safe_order().decide(cancel(2)),
+        Err(OrderRejection::NotPayable {
+            status: "paid",
+            since: Some(minute(1)),
+        })
+    );
+    let partly = after(
+        &given([created(), registered()]),
+        [seen(1, report(&[1000], false))],
+    );
+    assert_eq!(
+        partly.decide(cancel(2)),
+        Err(OrderRejection::NotPayable {
+            status: "partially_paid",
+            since: None,
+        })
+    );
+}
+
+#[test]
+fn a_canceled_or_expired_order_takes_no_further_attempt_and_says_since_when() {
+    for (end, status, at) in [(canceled(2), "canceled", 2), (expired(31), "expired", 31)] {
+        let order = given([created(), end]);
+        let rejection = order.decide(open_attempt(1)).unwrap_err();
+        assert_eq!(
+            rejection,
+            OrderRejection::NotPayable {
+                status,
+                since: Some(minute(at)),
+            }
+        );
+        assert_eq!(
+            rejection.to_string(),
+            format!("the order is {status} since {}", minute(at))
+        );
+    }
+}
+
+#[test]
+fn money_that_arrives_after_a_cancel_is_recorded_and_never_safe_and_so_never_lost() {
+    let order = given([created(), registered(), opened(1), canceled(2)]);
+    let events = order.decide(seen(1, report(&[4995], true))).unwrap();
+    assert_eq!(names(&events), ["ProviderReportObserved", "OrderPaid"]);
+    let OrderEvent::ProviderReportObserved { not_safe, .. } = &events[0] else {
+        panic!("{events:?}")
+    };
+    assert_eq!(not_safe[..], [NotSafe::OrderCanceled]);
+    let order = after(&order, [seen(1, report(&[4995], true))]);
+    let opened = order.opened().unwrap();
+    assert_eq!((opened.status(), opened.remaining()), ("paid", eur(0)));
+    let back = order.decide(seen(2, charged_back(4995))).unwrap();
+    assert_eq!(names(&back), ["ProviderReportObserved"]);
+}
+
+#[test]
+fn an_order_expires_when_its_time_is_over_and_nothing_can_bring_money() {
+    let order = given([created(), registered(), opened(1), closed(1, Closing::Canceled)]);
+    assert_eq!(order.decide(expire(29)).unwrap(), [], "too early");
+    assert_eq!(order.decide(expire(31)).unwrap(), [expired(31)]);
+    let order = after(&order, [expire(31)]);
+    assert_eq!(order.decide(expire(32)).unwrap(), [], "once");
+    assert_eq!(order.opened().unwrap().status(), "expired");
+}
+
+#[test]
+fn an_order_does_not_expire_while_an_attempt_may_bring_money() {
+    let live = || {
+        Err(OrderRejection::AttemptLive {
+            payment_id: payment_id(1),
+        })
+    };
+    let open = given([created(), registered(), opened(1)]);
+    assert_eq!(open.decide(expire(31)), live());
+    // Authorized with a promise only: the money is on its way, or not.
+    let promised = given([created(), registered(), opened(1), closed(1, Closing::Authorized)]);
+    assert_eq!(promised.decide(expire(31)), live());
+    assert_eq!(promised.decide(open_attempt(2)), live());
+    assert_eq!(promised.opened().unwrap().status(), "pending");
+}
+
+#[test]
+fn a_paid_or_canceled_order_does_not_expire_and_a_stopped_one_waits_for_a_person() {
+    let registered_order = given([created(), registered()]);
+    for settled in [
+        safe_order(),
+        after(&registered_order, [seen(1, report(&[1000], true))]),
+        given([created(), canceled(2)]),
+    ] {
+        assert_eq!(settled.decide(expire(31)).unwrap(), []);
+    }
+    let mut foreign = report(&[], false);
+    foreign.reference = "B-2".to_owned();
+    let stopped = after(&registered_order, [seen(1, foreign)]);
+    assert_eq!(stopped.decide(expire(31)), Err(OrderRejection::Stopped));
+}
+
+#[test]
+fn a_late_success_makes_an_expired_order_paid_and_safe_unless_the_shop_has_canceled_it() {
+    let order = given([
+        created(),
+        registered(),
+        opened(1),
+        closed(1, Closing::Expired),
+        expired(31),
+    ]);
+    let events = order.decide(seen(1, report(&[4995], true))).unwrap();
+    assert_eq!(
+        names(&events),
+        ["ProviderReportObserved", "OrderPaid", "ConfidenceReachedSafe"]
+    );
+    let order = after(&order, [cancel(32)]);
+    let events = order.decide(seen(1, report(&[4995], true))).unwrap();
+    assert_eq!(names(&events), ["ProviderReportObserved", "OrderPaid"]);
+}
+
+#[test]
+fn a_late_success_of_a_closed_attempt_counts_beside_a_second_attempt() {
+    let order = given([
+        created(),
+        registered(),
+        opened(1),
+        closed(1, Closing::Expired),
+        opened(2),
+    ]);
+    let mut both = report(&[4995, 4995], true);
+    both.payments[1].state = AuthorizationState::WithShopper("STARTED".to_owned());
+    let late = ReportSeen {
+        read_no: 1,
+        read_at: minute(1),
+        report: both,
+        policy: Policy::default(),
+        owners: BTreeMap::from([
+            ("pid0t".to_owned(), payment_id(1)),
+            ("pid1t".to_owned(), payment_id(2)),
+        ]),
+    };
+    let events = order.decide(OrderCommand::ObserveReport(late)).unwrap();
+    let [
+        _,
+        OrderEvent::OrderPaid { .. },
+        OrderEvent::ConfidenceReachedSafe { evidence, .. },
+    ] = &events[..]
+    else {
+        panic!("{events:?}")
+    };
+    assert_eq!(evidence.payments[0].payment_id, Some(payment_id(1)));
+}
+
+#[test]
+fn a_chargeback_takes_the_safety_back_once_and_a_recovery_opens_the_next_epoch() {
+    let order = safe_order();
+    let lost = order.decide(seen(2, charged_back(4995))).unwrap();
+    let [
+        _,
+        OrderEvent::SafetyLost {
+            epoch: 1, reasons, ..
+        },
+    ] = &lost[..]
+    else {
+        panic!("{lost:?}")
+    };
+    assert_eq!(
+        reasons[..],
+        [NotSafe::MoneyWentBack {
+            refunded_or_charged_back: eur(4995)
+        }]
+    );
+    let order = after(&order, [seen(2, charged_back(4995))]);
+    assert_eq!(order.opened().unwrap().safety, Safety::Lost { epoch: 1 });
+    assert_eq!(
+        order.decide(seen(3, charged_back(4995))).unwrap(),
+        [],
+        "said once"
+    );
+    let again = order.decide(seen(4, report(&[4995], true))).unwrap();
+    assert!(
+        matches!(again[..], [_, OrderEvent::ConfidenceReachedSafe { epoch: 2, .. }]),
+        "{again:?}"
+    );
+}
+
+#[test]
+fn a_reversed_authorization_or_a_word_that_is_taken_back_loses_the_safety() {
+    let mut reversed = report(&[4995], true);
+    reversed.payments[0].state = AuthorizationState::Canceled;
+    let mut fast = report(&[4995], true);
+    fast.considered_safe = Some(ConsideredSafe {
+        level: "FAST".to_owned(),
+        at: None,
+    });
+    for (what, shown) in [
+        ("reversed", reversed),
+        ("withdrawn", report(&[4995], false)),
+        ("another level", fast),
+        ("gone", report(&[], true)),
+        ("short", report(&[4984], true)),
+        ("partly back", charged_back(11)),
+    ] {
+        let events = safe_order().decide(seen(2, shown)).unwrap();
+        assert!(
+            names(&events).contains(&"SafetyLost".to_owned()),
+            "{what}: {events:?}"
+        );
+    }
+}
+
+#[test]
+fn what_comes_on_top_or_is_about_another_order_calls_no_goods_back() {
+    let mut odd_method = report(&[4995, 100], true);
+    odd_method.payments[1].method = "MYSTERY".to_owned();
+    let mut foreign = report(&[], false);
+    foreign.reference = "B-2".to_owned();
+    for (what, shown) in [
+        ("paid twice", report(&[4995, 4995], true)),
+        ("a method without a route beside it", odd_method),
+        ("within the tolerance", charged_back(10)),
+        ("about another order", foreign),
+    ] {
+        let events = safe_order().decide(seen(2, shown)).unwrap();
+        assert!(
+            !names(&events).contains(&"SafetyLost".to_owned()),
+            "{what}: {events:?}"
+        );
+    }
+}
+
+#[test]
+fn every_reason_is_told_by_the_word_that_it_is_stored_under() {
+    for reason in [
+        NotSafe::OrderCanceled,
+        NotSafe::NothingReported,
+        NotSafe::MoneyWentBack {
+            refunded_or_charged_back: eur(1),
+        },
+        NotSafe::MethodHasNoRoute {
+            method: "X".to_owned(),
+        },
+    ] {
+        let stored = serde_json::to_value(&reason).unwrap();
+        assert_eq!(stored["reason"], reason.code());
+    }
 }
 
 fn any_report() -> impl Strategy<Value = ProviderReport> {
@@ -372,6 +693,8 @@ fn any_command() -> impl Strategy<Value = OrderCommand> {
         }),
         Just(OrderCommand::RegisterProviderOrder(provider("KEY"))),
         (1..30_i64, any_report()).prop_map(|(read_no, report)| seen(read_no, report)),
+        (0..60_i64).prop_map(expire),
+        Just(cancel(2)),
     ]
 }
 
@@ -399,8 +722,19 @@ proptest! {
                 prop_assert!(opened.attempts.iter().filter(|a| a.closing.is_none()).count() <= 1);
             }
         }
-        let safe = log.iter().filter(|event| event.epoch() == Some(1)).count();
-        prop_assert!(safe <= 1);
+        // Safe, lost, safe again under the next number: never twice the same, never out of turn.
+        let turns: Vec<_> = log.iter().filter(|event| event.epoch().is_some()).collect();
+        for (n, event) in turns.iter().enumerate() {
+            let epoch = u32::try_from(n / 2).unwrap() + 1;
+            prop_assert_eq!(event.epoch(), Some(epoch));
+            prop_assert_eq!(matches!(event, OrderEvent::SafetyLost { .. }), n % 2 == 1);
+        }
+        let canceled = log.iter().position(|event| matches!(event, OrderEvent::OrderCanceled { .. }));
+        if let Some(canceled) = canceled {
+            prop_assert!(log[canceled..].iter().all(|event| event.epoch().is_none()), "safe or lost after a cancel");
+        }
+        let ends = log.iter().filter(|event| matches!(event, OrderEvent::OrderExpired { .. })).count();
+        prop_assert!(ends <= 1);
         prop_assert_eq!(given(log.clone()), order.clone());
         // What is stored reads back as what was decided.
         for event in log {

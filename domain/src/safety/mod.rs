@@ -106,6 +106,8 @@ pub struct CountedPayment {
 pub enum NotSafe {
     /// Something in an answer was not ours; a person must look.
     OrderStopped,
+    /// The shop gave the order up: whatever was paid is to go back.
+    OrderCanceled,
     NothingReported,
     ProviderDoesNotConsiderSafe,
     LevelNotAccepted {
@@ -128,6 +130,24 @@ pub enum NotSafe {
     MoneyWentBack {
         refunded_or_charged_back: Money,
     },
+}
+
+impl NotSafe {
+    /// Its stable word, as it is stored and told.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::OrderStopped => "order_stopped",
+            Self::OrderCanceled => "order_canceled",
+            Self::NothingReported => "nothing_reported",
+            Self::ProviderDoesNotConsiderSafe => "provider_does_not_consider_safe",
+            Self::LevelNotAccepted { .. } => "level_not_accepted",
+            Self::NothingPaid => "nothing_paid",
+            Self::MethodHasNoRoute { .. } => "method_has_no_route",
+            Self::OtherCurrency { .. } => "other_currency",
+            Self::AmountOutsideTolerance { .. } => "amount_outside_tolerance",
+            Self::MoneyWentBack { .. } => "money_went_back",
+        }
+    }
 }
 
 /// The answer for one report.
@@ -252,6 +272,24 @@ pub fn judge(
         })),
         _ => Verdict::NotSafe(reasons),
     }
+}
+
+/// Whether these reasons take away a safety that was reached: money went back or is not there any more, or the provider took
+/// its word back. What comes on top of money that stays, such as a second payment, does not call goods back; nor does an
+/// answer that is about another order.
+pub fn is_lost(reasons: &[NotSafe]) -> bool {
+    reasons.iter().any(|reason| match reason {
+        NotSafe::ProviderDoesNotConsiderSafe
+        | NotSafe::LevelNotAccepted { .. }
+        | NotSafe::NothingPaid
+        | NotSafe::OtherCurrency { .. }
+        | NotSafe::MoneyWentBack { .. } => true,
+        NotSafe::AmountOutsideTolerance { counted, ordered, .. } => counted.minor < ordered.minor,
+        NotSafe::OrderStopped
+        | NotSafe::OrderCanceled
+        | NotSafe::NothingReported
+        | NotSafe::MethodHasNoRoute { .. } => false,
+    })
 }
 
 /// Whether `amount` is more than `tolerance` below `target`; both in one currency.

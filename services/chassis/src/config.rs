@@ -113,8 +113,11 @@ impl TryFrom<String> for AdminListen {
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Checkout {
-    /// How long a shopper has for one attempt; after it, a report without money ends the attempt.
+    /// How long an order may be paid; after it, a report without money ends it. An attempt that is under way then is
+    /// waited for.
     pub order_ttl: SignedDuration,
+    /// How long a shopper has for one attempt; after it, a report without money ends the attempt.
+    pub attempt_ttl: SignedDuration,
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
@@ -242,6 +245,7 @@ impl Default for Checkout {
     fn default() -> Self {
         Self {
             order_ttl: SignedDuration::from_mins(30),
+            attempt_ttl: SignedDuration::from_mins(30),
         }
     }
 }
@@ -332,6 +336,9 @@ impl Config {
         }
         if self.checkout.order_ttl < SignedDuration::from_secs(1) {
             wrong.push("checkout.order_ttl: at least 1s".to_owned());
+        }
+        if self.checkout.attempt_ttl < SignedDuration::from_secs(1) {
+            wrong.push("checkout.attempt_ttl: at least 1s".to_owned());
         }
         for (method, ladder) in &self.poll.ladder {
             if ladder.is_empty() || ladder.iter().any(|rung| *rung < SignedDuration::from_millis(100)) {

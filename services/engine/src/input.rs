@@ -31,6 +31,7 @@ pub(crate) fn rule(pointer: &str) -> &'static str {
             "must be an object of at most 20 texts; names of a-z, 0-9 and _, values of at most 200 characters"
         }
         "/order_id" => "must be the order_id that create_order gave",
+        "/reason" => "must be a text of 1 to 255 characters, without personal data",
         "/method" => "must be a payment method, such as ideal",
         "/issuer" => "must be 1 to 34 characters of A-Z and 0-9",
         _ if pointer.starts_with("/metadata/") => "must be a text of at most 200 characters, given once",

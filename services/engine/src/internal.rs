@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     executor::{Decide, Refusal},
+    expiry,
     session::{Session, Told},
 };
 
@@ -225,15 +226,30 @@ impl Decide for ObserveReport {
         }
         let seen = ReportSeen {
             read_no: self.read_no,
+            read_at: self.read_started_at,
             report: self.report.clone(),
             policy: self.policy.clone(),
             owners,
         };
-        order_told(
+        let recorded = order_told(
             session
                 .tell_order(self.order, OrderCommand::ObserveReport(seen))
                 .await,
-        )
+        )?;
+        if expiry::late_enough(&opened, self.read_started_at) {
+            expiry::expire(session, self.order).await?;
+        }
+        if let Some(now) = session.order(self.order).await?.opened()
+            && now.is_canceled()
+            && now.status() != opened.status()
+        {
+            tracing::error!(
+                order.id = %self.order,
+                status = now.status(),
+                "money came for an order that the shop canceled; a person must give it back"
+            );
+        }
+        Ok(recorded)
     }
 }
 
@@ -241,6 +257,7 @@ impl Decide for ObserveReport {
 fn payable(order: &Order, payment: PaymentId) -> bool {
     order.opened().is_some_and(|opened| {
         opened.stopped.is_none()
+            && opened.ended.is_none()
             && !matches!(opened.standing, Standing::Paid { .. })
             && opened
                 .live_attempt()

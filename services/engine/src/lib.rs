@@ -3,6 +3,7 @@
 mod commands;
 mod counts;
 mod executor;
+mod expiry;
 mod input;
 mod internal;
 mod poll;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use kassa_chassis::{bus, config::Config, supervise::keep_running};
 use tokio_util::sync::CancellationToken;
 
-pub use commands::{CreateOrder, OrderMade, PaymentMade, StartPayment};
+pub use commands::{CancelOrder, CreateOrder, OrderMade, PaymentMade, StartPayment};
 pub use executor::{Caller, Decide, Executed, Executor, Fault, Refusal};
 pub use internal::{ObserveReport, Recorded, Said, Word};
 pub use poll::Ladders;

@@ -11,12 +11,15 @@ use kassa_domain::{
     order::{Order, Safety},
     payment::Method,
 };
-use kassa_event_store::NewTimer;
+use kassa_event_store::{DueTimer, NewTimer};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::executor::Executor;
+use crate::{
+    executor::Executor,
+    expiry::{self, Fired},
+};
 
 /// The kind by which these timers are known in the table.
 const KIND: &str = "poll";
@@ -96,8 +99,21 @@ pub(crate) async fn run(
         let due = executor.store().due_timers(part, executor.now(), SWEEP).await?;
         let full = due.len() == SWEEP;
         for timer in due {
-            if timer.kind != KIND {
-                continue;
+            match timer.kind.as_str() {
+                KIND => {}
+                expiry::KIND => {
+                    expire(&executor, &timer).await?;
+                    continue;
+                }
+                other => {
+                    // Of a newer version: left to it, and out of the way of the others.
+                    tracing::warn!(timer.id = %timer.timer_id, kind = other, "a timer of a kind that is not known here");
+                    executor
+                        .store()
+                        .rearm_timer(timer.timer_id, timer.attempt, executor.now() + LATER)
+                        .await?;
+                    continue;
+                }
             }
             // One timer that cannot be served may not hold up the others: it is tried again later.
             let rung = serde_json::from_slice::<Rung>(&timer.payload);
@@ -165,10 +181,27 @@ pub(crate) async fn run(
     }
 }
 
+async fn expire(executor: &Executor, timer: &DueTimer) -> anyhow::Result<()> {
+    let store = executor.store();
+    let again = match expiry::fire(executor, timer).await {
+        Ok(Fired::Done) => {
+            store.remove_timer(timer.timer_id, timer.attempt).await?;
+            return Ok(());
+        }
+        Ok(Fired::Again(at)) => at,
+        Err(error) => {
+            tracing::error!(timer.id = %timer.timer_id, %error, "an order cannot be expired now");
+            executor.now() + LATER
+        }
+    };
+    store.rearm_timer(timer.timer_id, timer.attempt, again).await?;
+    Ok(())
+}
+
 /// While an attempt is open, whatever else is known; else until the order is safe or the ladder's end, for a success that
 /// comes late.
 fn worth_reading(order: &Order, step: usize, rungs: usize) -> bool {
     order.opened().is_some_and(|opened| {
-        opened.live_attempt().is_some() || (opened.safety == Safety::No && step <= rungs)
+        opened.live_attempt().is_some() || (!matches!(opened.safety, Safety::Safe { .. }) && step <= rungs)
     })
 }

@@ -23,7 +23,7 @@ use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    commands::{CreateOrder, OrderMade, PaymentMade, StartPayment},
+    commands::{CancelOrder, CreateOrder, OrderMade, PaymentMade, StartPayment},
     executor::{Caller, Decide, Executed, Executor, Fault},
     input::rule,
     poll::Ladders,
@@ -34,7 +34,7 @@ const SERVICE: MicroService = MicroService {
     description: "commands of the payment orchestrator kassa: orders and payments",
     version: env!("CARGO_PKG_VERSION"),
     prefix: "kassa.cmd",
-    verbs: &["create_order", "start_payment"],
+    verbs: &["create_order", "start_payment", "cancel_order"],
 };
 /// The newest shape of commands that we know; `Kassa-Command-Version` may ask for an older one.
 const COMMAND_VERSION: u32 = 1;
@@ -57,6 +57,7 @@ pub struct ShopRules {
 pub struct Commands {
     executor: Arc<Executor>,
     shops: BTreeMap<Shop, ShopRules>,
+    order_ttl: SignedDuration,
     attempt_ttl: SignedDuration,
     ladders: Arc<Ladders>,
     wait_max_s: u64,
@@ -67,6 +68,7 @@ impl Commands {
     pub fn new(
         executor: Arc<Executor>,
         shops: BTreeMap<Shop, ShopRules>,
+        order_ttl: SignedDuration,
         attempt_ttl: SignedDuration,
         ladders: Arc<Ladders>,
         shutdown: CancellationToken,
@@ -74,6 +76,7 @@ impl Commands {
         Self {
             executor,
             shops,
+            order_ttl,
             attempt_ttl,
             ladders,
             wait_max_s: WAIT_MAX_S,
@@ -96,6 +99,7 @@ impl Commands {
             executor,
             shops,
             config.checkout.order_ttl,
+            config.checkout.attempt_ttl,
             ladders,
             shutdown,
         ))
@@ -142,8 +146,17 @@ impl Commands {
                 let decision = CreateOrder::check(
                     &shop,
                     &rules.return_url_origins,
+                    self.order_ttl,
                     input::decode(&asked.body, rule)?,
                 )?;
+                let order_id = decision.order_id();
+                let executed = self
+                    .run(order_id, command, fingerprint(asked)?, &decision)
+                    .await?;
+                self.order_answer(executed).await
+            }
+            "cancel_order" => {
+                let decision = CancelOrder::check(&shop, input::decode(&asked.body, rule)?)?;
                 let order_id = decision.order_id();
                 let executed = self
                     .run(order_id, command, fingerprint(asked)?, &decision)

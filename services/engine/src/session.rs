@@ -205,6 +205,11 @@ impl<'a> Session<'a> {
         self.timers.push(timer);
     }
 
+    /// A timer that has nothing more to say once this is stored.
+    pub fn settle_timer(&mut self, timer_id: Uuid) {
+        self.done_timers.push(timer_id);
+    }
+
     /// Personal data, stored with the events, or not at all.
     pub fn keep_in_vault(&mut self, row: VaultRow) {
         self.vault.push(row);

@@ -29,7 +29,7 @@ pub(crate) struct Checkout;
 struct State {
     order: Order,
     payments: BTreeMap<PaymentId, Payment>,
-    /// Of the release that holds.
+    /// Of the newest release.
     evidence: Option<Evidence>,
     created_at: Option<Timestamp>,
 }
@@ -81,7 +81,10 @@ impl State {
                 | OrderEvent::ProviderReportObserved { .. }
                 | OrderEvent::OrderPartiallyPaid { .. }
                 | OrderEvent::OrderPaid { .. }
-                | OrderEvent::AmountMismatchFound { .. } => {}
+                | OrderEvent::AmountMismatchFound { .. }
+                | OrderEvent::SafetyLost { .. }
+                | OrderEvent::OrderCanceled { .. }
+                | OrderEvent::OrderExpired { .. } => {}
             }
             self.order.apply(event);
         } else {
@@ -131,6 +134,8 @@ impl State {
     fn safe(&self, opened: &Opened) -> anyhow::Result<SafeView> {
         let (value, epoch, reasons) = match opened.safety {
             Safety::Safe { epoch } => (SafeValue::Yes, Some(epoch), &[][..]),
+            // Why it had been safe stays beside why it is not any more: goods may have left on it.
+            Safety::Lost { epoch } => (SafeValue::Lost, Some(epoch), &opened.not_safe[..]),
             Safety::No if opened.read_no == 0 => (SafeValue::No, None, &[NotSafe::NothingReported][..]),
             Safety::No => (SafeValue::No, None, &opened.not_safe[..]),
         };

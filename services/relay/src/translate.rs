@@ -19,7 +19,10 @@ use kassa_domain::{
 use kassa_event_store::{Store, StoreError, StoredEvent};
 use kassa_events_schema::{
     Aggregate, AuthType, Envelope, EnvelopeError, EventMeta, Money, PublishedEvent, Trace,
-    order::{AmountMismatchFound, Created, Evidence, EvidencePayment, Paid, PartiallyPaid, PaymentSafe},
+    order::{
+        self as wire, AmountMismatchFound, Created, Evidence, EvidencePayment, LossReason, Paid,
+        PartiallyPaid, PaymentSafe, PaymentSafetyLost,
+    },
     payment::{Authorized, Canceled, Expired, Failed, OutcomeUnknown, Redirected, Started},
     words::{Confidence, Mismatch, Operation, Route, SafetyLevel, Uncertainty},
 };
@@ -271,7 +274,7 @@ fn published(stored: &StoredEvent, tellable: Tellable) -> Result<Option<Publishe
             })?),
         }
         .into(),
-        Tellable::Order(OrderEvent::OrderPaid { ordered, paid }, order) => Paid {
+        Tellable::Order(OrderEvent::OrderPaid { ordered, paid, at: _ }, order) => Paid {
             order_id: id,
             order_reference: order.order_reference,
             ordered: amount(ordered),
@@ -306,6 +309,36 @@ fn published(stored: &StoredEvent, tellable: Tellable) -> Result<Option<Publishe
             epoch: counted(stored, "epoch", epoch)?,
             amount: amount(ordered),
             evidence: evidence(stored, why)?,
+        }
+        .into(),
+        Tellable::Order(
+            OrderEvent::SafetyLost {
+                epoch,
+                ordered,
+                reasons,
+                read_no,
+                policy,
+            },
+            order,
+        ) => PaymentSafetyLost {
+            order_id: id,
+            order_reference: order.order_reference,
+            epoch: counted(stored, "epoch", epoch)?,
+            amount: amount(ordered),
+            reasons: reasons.into_iter().map(loss).collect(),
+            read_no: not_negative(stored, "read_no", read_no)?,
+            policy,
+        }
+        .into(),
+        Tellable::Order(OrderEvent::OrderCanceled { at: _, reason }, order) => wire::Canceled {
+            order_id: id,
+            order_reference: order.order_reference,
+            reason,
+        }
+        .into(),
+        Tellable::Order(OrderEvent::OrderExpired { at: _ }, order) => wire::Expired {
+            order_id: id,
+            order_reference: order.order_reference,
         }
         .into(),
         Tellable::Payment(
@@ -478,14 +511,37 @@ fn counted(stored: &StoredEvent, field: &'static str, number: u32) -> Result<Non
     })
 }
 
-fn evidence(stored: &StoredEvent, why: safety::Evidence) -> Result<Evidence, TranslateError> {
-    let not_negative = |field, number: i64| {
-        u64::try_from(number).map_err(|_| TranslateError::OutOfRange {
-            position: stored.position,
-            field,
-            found: number,
-        })
+fn not_negative(stored: &StoredEvent, field: &'static str, number: i64) -> Result<u64, TranslateError> {
+    u64::try_from(number).map_err(|_| TranslateError::OutOfRange {
+        position: stored.position,
+        field,
+        found: number,
+    })
+}
+
+/// The code is the reason's own word; of what belongs to it, only amounts are told.
+fn loss(reason: safety::NotSafe) -> LossReason {
+    let told = match &reason {
+        safety::NotSafe::AmountOutsideTolerance { counted, .. } => Some(*counted),
+        safety::NotSafe::MoneyWentBack {
+            refunded_or_charged_back,
+        } => Some(*refunded_or_charged_back),
+        safety::NotSafe::OtherCurrency { found, .. } => Some(*found),
+        safety::NotSafe::OrderStopped
+        | safety::NotSafe::OrderCanceled
+        | safety::NotSafe::NothingReported
+        | safety::NotSafe::ProviderDoesNotConsiderSafe
+        | safety::NotSafe::LevelNotAccepted { .. }
+        | safety::NotSafe::NothingPaid
+        | safety::NotSafe::MethodHasNoRoute { .. } => None,
     };
+    LossReason {
+        code: reason.code().to_owned(),
+        amount: told.map(amount),
+    }
+}
+
+fn evidence(stored: &StoredEvent, why: safety::Evidence) -> Result<Evidence, TranslateError> {
     let payments = why.payments.into_iter().map(|payment| EvidencePayment {
         payment_id: payment.payment_id.map(|id| id.to_string()),
         provider_payment_id: payment.provider_payment_id,
@@ -501,10 +557,10 @@ fn evidence(stored: &StoredEvent, why: safety::Evidence) -> Result<Evidence, Tra
             safety::Route::Captured => Route::Captured,
         },
         counted: amount(why.counted),
-        tolerance_minor: not_negative("tolerance_minor", why.tolerance_minor)?,
+        tolerance_minor: not_negative(stored, "tolerance_minor", why.tolerance_minor)?,
         difference_minor: why.difference_minor,
         payments: payments.collect(),
-        read_no: not_negative("read_no", why.read_no)?,
+        read_no: not_negative(stored, "read_no", why.read_no)?,
         policy: why.policy,
     })
 }
@@ -598,6 +654,9 @@ mod tests {
             "paid",
             "amount_mismatch_found",
             "payment_safe",
+            "payment_safety_lost",
+            "canceled",
+            "expired",
         ];
         let found: Vec<_> = order_events()
             .map(|event| told(&stored_order(event)).event().to_owned())
@@ -683,7 +742,9 @@ mod tests {
 
     #[test]
     fn the_evidence_of_a_safe_order_is_published_in_our_words() {
-        let safe = order_events().last().unwrap();
+        let safe = order_events()
+            .find(|event| event.event_type() == "ConfidenceReachedSafe")
+            .unwrap();
         let envelope = told(&stored_order(safe));
         let Ok(Some(PublishedEvent::OrderPaymentSafe(safe))) = envelope.decode() else {
             panic!("{envelope:?}")
@@ -703,6 +764,26 @@ mod tests {
             ("ideal", "authorized")
         );
         assert_eq!(payment.payment_id, Some(payment_id().to_string()));
+    }
+
+    #[test]
+    fn what_took_the_safety_away_is_published_with_its_amount() {
+        let lost = order_events()
+            .find(|event| event.event_type() == "SafetyLost")
+            .unwrap();
+        let envelope = told(&stored_order(lost));
+        let Ok(Some(PublishedEvent::OrderPaymentSafetyLost(lost))) = envelope.decode() else {
+            panic!("{envelope:?}")
+        };
+        let reason = &lost.reasons[0];
+        assert_eq!((lost.epoch.get(), lost.read_no), (1, 4));
+        assert_eq!(
+            (
+                reason.code.as_str(),
+                reason.amount.as_ref().map(|went| went.value)
+            ),
+            ("money_went_back", Some(4995))
+        );
     }
 
     #[test]
@@ -811,6 +892,7 @@ mod tests {
             language: "nl".to_owned(),
             shopper_id: ShopperId::new(order_id()),
             return_url: "https://shop.example/thanks".to_owned(),
+            expires_at: Some(at()),
         };
         let evidence = safety::Evidence {
             level: "SAFE".to_owned(),
@@ -871,6 +953,7 @@ mod tests {
             OrderEvent::OrderPaid {
                 ordered: eur(4995),
                 paid: eur(4990),
+                at: Some(at()),
             },
             OrderEvent::AmountMismatchFound {
                 what: order::Mismatch::PaidAmount,
@@ -882,6 +965,20 @@ mod tests {
                 ordered: eur(4995),
                 evidence,
             },
+            OrderEvent::SafetyLost {
+                epoch: 1,
+                ordered: eur(4995),
+                reasons: vec![safety::NotSafe::MoneyWentBack {
+                    refunded_or_charged_back: eur(4995),
+                }],
+                read_no: 4,
+                policy: "default/1".to_owned(),
+            },
+            OrderEvent::OrderCanceled {
+                at: at(),
+                reason: Some("out of stock".to_owned()),
+            },
+            OrderEvent::OrderExpired { at: at() },
         ]
         .into_iter()
     }

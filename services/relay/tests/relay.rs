@@ -734,6 +734,7 @@ fn created(n: u32) -> OrderEvent {
             language: "nl".to_owned(),
             shopper_id: ShopperId::new(new_order(n)),
             return_url: "https://shop.example/thanks".to_owned(),
+            expires_at: None,
         },
         metadata: Default::default(),
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::SignedDuration;
 use kassa_chassis::{
     input::Object,
     problem::{FieldError, Problem},
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     executor::{Decide, Refusal},
+    expiry,
     input::{self, Checks},
     session::{Session, Told},
 };
@@ -27,6 +29,7 @@ pub struct CreateOrder {
     facts: OrderFacts,
     metadata: BTreeMap<String, String>,
     person: Vec<u8>,
+    ttl: SignedDuration,
 }
 
 /// What a repeat is told.
@@ -38,7 +41,12 @@ pub struct OrderMade {
 impl CreateOrder {
     /// # Errors
     /// A problem that names every field that is wrong, with its rule.
-    pub(crate) fn check(shop: &Shop, origins: &[url::Origin], body: Body) -> Result<Self, Box<Problem>> {
+    pub(crate) fn check(
+        shop: &Shop,
+        origins: &[url::Origin],
+        ttl: SignedDuration,
+        body: Body,
+    ) -> Result<Self, Box<Problem>> {
         let (Object(amount), Object(shopper)) = (body.amount, body.shopper);
         let mut checks = Checks::default();
         checks.reference("/order_reference", &body.order_reference);
@@ -82,9 +90,12 @@ impl CreateOrder {
                 language: input::language(&body.language),
                 shopper_id: ShopperId::new(order_id),
                 return_url,
+                // Set when it is decided: a repeat of the request does not move it.
+                expires_at: None,
             },
             metadata: body.metadata.0,
             person,
+            ttl,
         })
     }
 
@@ -98,14 +109,21 @@ impl Decide for CreateOrder {
 
     async fn decide(&self, session: &mut Session<'_>) -> Result<OrderMade, Refusal> {
         let order_id = self.facts.order_id;
+        let expires_at = session.now() + self.ttl;
         let command = OrderCommand::Create {
-            facts: self.facts.clone(),
+            facts: OrderFacts {
+                expires_at: Some(expires_at),
+                ..self.facts.clone()
+            },
             metadata: self.metadata.clone(),
         };
         match session.tell_order(order_id, command).await {
             Ok(()) => {}
             Err(Told::Rejected(rejection)) => return Err(refused(&rejection).into()),
             Err(Told::Fault(fault)) => return Err(fault.into()),
+        }
+        if let Some(timer) = expiry::timer(order_id, &self.facts.shop, expires_at) {
+            session.set_timer(timer);
         }
         session.keep_in_vault(VaultRow {
             shopper_id: self.facts.shopper_id.to_string(),

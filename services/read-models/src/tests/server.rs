@@ -155,6 +155,7 @@ pub(super) fn created(reference: &str) -> OrderEvent {
             language: "nl".to_owned(),
             shopper_id: ShopperId::new(order(reference)),
             return_url: "https://shop.example/return".to_owned(),
+            expires_at: None,
         },
         metadata: BTreeMap::new(),
     }
