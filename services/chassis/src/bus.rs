@@ -18,7 +18,7 @@ use secrecy::ExposeSecret as _;
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::config::Login;
+use crate::{config::Login, trace};
 
 /// Connects, and goes on trying in the background while the server is away.
 ///
@@ -194,7 +194,8 @@ where
             },
         };
         let (_, acker) = message.clone().split();
-        let done = handle(message);
+        let span = trace::consumed(&message, &work.durable);
+        let done = span.run(handle(message));
         let beat = work.ack_wait / 3;
         under_way.spawn(async move {
             let _permit = permit;

@@ -133,7 +133,6 @@ where
         // Spawned: somebody who waits ten seconds for a redirect may not hold up the next one.
         under_way.spawn(async move {
             let _permit = permit;
-            let began = std::time::Instant::now();
             let reply = if known {
                 let message = &request.message;
                 let headers = message.headers.clone();
@@ -147,23 +146,10 @@ where
             } else {
                 Box::new(unknown_verb(what)).into()
             };
-            let code = reply
-                .result
-                .as_ref()
-                .map_or_else(|problem| problem.code.as_str(), |_| "ok");
-            let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-            if known {
-                tracing::info!(
-                    shop,
-                    verb,
-                    result = code,
-                    replayed = reply.replayed,
-                    ms,
-                    "request"
-                );
-            } else {
+            // Known verbs are told of by whoever answers them, whichever way they come.
+            if !known {
                 // What stands in an unknown subject is anybody's text.
-                tracing::info!(service = what.name, result = code, "request with an unknown verb");
+                tracing::info!(service = what.name, "request with an unknown verb");
             }
             respond(&request, reply).await;
         });

@@ -93,8 +93,9 @@ fn line(event: &Event<'_>) -> Map<String, Value> {
     for (name, value) in given {
         // `order.id` in the code; dots are awkward in the query languages that read these lines.
         let name = name.replace('.', "_");
-        // What a line is and where it belongs is not for a field to say.
-        let taken = ["ts", "level", "target", "msg", "trace_id", "span_id"].contains(&name.as_str());
+        // What a line is and where it belongs is not for a field to say; which order it is about is.
+        let taken = ["ts", "level", "target", "msg", "trace_id", "span_id"].contains(&name.as_str())
+            && line.contains_key(&name);
         line.insert(if taken { format!("field_{name}") } else { name }, value);
     }
     line

@@ -222,6 +222,46 @@ impl Span {
     }
 }
 
+/// The span in which a consumer handles one message, below the hop that brought it.
+pub fn consumed(message: &async_nats::Message, durable: &str) -> Span {
+    let header = |name: &str| {
+        let headers = message.headers.as_ref()?;
+        headers.get(name).map(|value| value.as_str().to_owned())
+    };
+    let template = template(&message.subject);
+    let mut span = Span::below(
+        format!("process {template}"),
+        Kind::Consumer,
+        Context::from_headers(message.headers.as_ref()),
+    )
+    .with("messaging.system", "nats")
+    .with("messaging.operation.name", "process")
+    .with("messaging.operation.type", "process")
+    .with("messaging.destination.template", template)
+    .with("messaging.destination.name", message.subject.as_str())
+    .with("messaging.consumer.group.name", durable);
+    if let Some(id) = header("ce-id") {
+        span = span.with("cloudevents.event_id", id);
+    }
+    if let Some(kind) = header("ce-type") {
+        span = span.with("cloudevents.event_type", kind);
+    }
+    span
+}
+
+/// A subject with its variable tokens named: as many templates as there are kinds of events and verbs.
+fn template(subject: &str) -> String {
+    let tokens: Vec<&str> = subject.split('.').collect();
+    match tokens[..] {
+        ["kassa", "evt", _, _, aggregate, _, event] => {
+            format!("kassa.evt.{{part}}.{{shop}}.{aggregate}.{{id}}.{event}")
+        }
+        ["kassa", family, _, verb] => format!("kassa.{family}.{{shop}}.{verb}"),
+        ["kassa", family, ..] => format!("kassa.{family}.>"),
+        _ => ">".to_owned(),
+    }
+}
+
 /// The current span's context.
 pub fn current() -> Option<Context> {
     CURRENT.try_with(|span| span.context.clone()).ok()

@@ -11,6 +11,7 @@ use kassa_chassis::{
     micro::{self, Asked, MicroService, Reply},
     prefer::Preference,
     problem::{FieldError, Problem},
+    requests, trace,
 };
 use kassa_domain::{
     ids::{CommandId, OrderId, Shop},
@@ -127,7 +128,10 @@ impl Commands {
     /// The answer to one command, whichever way it came: `verb` is one of the service's, and the headers are named and
     /// meant as on NATS. A repeat with the same key is answered as the first was.
     pub async fn answer(&self, asked: &Asked) -> Reply {
-        self.decided(asked).await.unwrap_or_else(Reply::from)
+        requests::answered(requests::Kind::Command, asked, async {
+            self.decided(asked).await.unwrap_or_else(Reply::from)
+        })
+        .await
     }
 
     async fn decided(&self, asked: &Asked) -> Result<Reply, Box<Problem>> {
@@ -182,6 +186,7 @@ impl Commands {
         fingerprint: Vec<u8>,
         decision: &D,
     ) -> Result<Executed<D::Outcome>, Box<Problem>> {
+        trace::note("kassa.order.id", order.to_string());
         self.executor
             .execute(order, command, Caller::Shop(fingerprint), decision)
             .await

@@ -11,6 +11,7 @@ use kassa_chassis::{
     micro::{Asked, MicroService, Reply},
     prefer::{Preference, Until},
     problem::{FieldError, Problem},
+    requests,
 };
 use kassa_domain::{
     ids::{OrderId, PaymentId, Shop},
@@ -90,7 +91,10 @@ impl Queries {
     /// The answer to one question, whichever way it came: `verb` is one of the service's, and the headers are named and
     /// meant as on NATS.
     pub async fn answer(&self, asked: &Asked) -> Reply {
-        self.told(asked).await.unwrap_or_else(Reply::from)
+        requests::answered(requests::Kind::Query, asked, async {
+            self.told(asked).await.unwrap_or_else(Reply::from)
+        })
+        .await
     }
 
     async fn told(&self, asked: &Asked) -> Result<Reply, Box<Problem>> {

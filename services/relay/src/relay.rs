@@ -48,6 +48,8 @@ pub(crate) struct Relay {
     pause: Duration,
     /// Nothing was said yet since the start, or since it was held up.
     quiet: bool,
+    /// Failures in a row.
+    held_up: u32,
 }
 
 impl Relay {
@@ -60,6 +62,7 @@ impl Relay {
             stream,
             pause: PAUSE_MIN,
             quiet: true,
+            held_up: 0,
         }
     }
 
@@ -86,12 +89,17 @@ impl Relay {
             if !error.heals() {
                 return error;
             }
-            tracing::warn!(
-                part = self.stream.part,
-                error = chain(&error),
-                pause_ms = u64::try_from(self.pause.as_millis()).unwrap_or(u64::MAX),
-                "the relay is held up"
-            );
+            self.held_up = self.held_up.saturating_add(1);
+            // At its 1st, 2nd, 4th … time in a row: a server may be away for a night.
+            if self.held_up.is_power_of_two() {
+                tracing::warn!(
+                    part = self.stream.part,
+                    times = self.held_up,
+                    error = chain(&error),
+                    pause_ms = u64::try_from(self.pause.as_millis()).unwrap_or(u64::MAX),
+                    "the relay is held up"
+                );
+            }
             self.quiet = true;
             tokio::time::sleep(self.pause).await;
             self.pause = (self.pause * 2).min(PAUSE_MAX);
@@ -121,7 +129,7 @@ impl Relay {
             }
             let events = self.store.read_log(self.stream.part, end, BATCH_MAX).await?;
             if events.is_empty() {
-                self.pause = PAUSE_MIN;
+                self.well();
                 tokio::select! {
                     () = changed(hints) => {}
                     () = tokio::time::sleep(LOOK_EVERY) => {}
@@ -135,8 +143,13 @@ impl Relay {
                 }
                 None => return Ok(()),
             }
-            self.pause = PAUSE_MIN;
+            self.well();
         }
+    }
+
+    fn well(&mut self) {
+        self.pause = PAUSE_MIN;
+        self.held_up = 0;
     }
 
     /// Waits for a connection, and tells it from others: what is sent while there is none would only pile up.

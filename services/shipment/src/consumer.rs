@@ -15,7 +15,7 @@ use async_nats::jetstream::{AckKind, Context, ErrorCode, Message};
 use async_nats::{ConnectOptions, ServerAddr};
 use futures::{FutureExt, StreamExt};
 use kassa_events_schema::order::PaymentSafe;
-use kassa_events_schema::subject;
+use kassa_events_schema::{headers, subject};
 use tokio_postgres::Transaction;
 use tokio_postgres::error::SqlState;
 use tokio_util::sync::CancellationToken;
@@ -246,7 +246,7 @@ impl Consumer {
         H: AsyncFn(&PaymentSafe, &Transaction<'_>) -> Result<(), E>,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        let mut failures = 0;
+        let mut failures = 0_usize;
         while !shutdown.is_cancelled() {
             let trouble = match self.consume(&handler, &shutdown, &mut failures).await {
                 Ok(()) => break,
@@ -255,12 +255,16 @@ impl Consumer {
             };
             let pause = pause(failures);
             failures = failures.saturating_add(1);
-            tracing::warn!(
-                error = &trouble as &dyn Error,
-                durable = self.settings.durable,
-                pause_ms = pause.as_millis(),
-                "not reading permissions to ship, trying again"
-            );
+            // At its 1st, 2nd, 4th … time in a row: a server may be away for a night.
+            if failures.is_power_of_two() {
+                tracing::warn!(
+                    error = &trouble as &dyn Error,
+                    durable = self.settings.durable,
+                    times = failures,
+                    pause_ms = pause.as_millis(),
+                    "not reading permissions to ship, trying again"
+                );
+            }
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = shutdown.cancelled() => {}
@@ -408,7 +412,7 @@ impl Consumer {
         match result {
             Ok(Outcome::Released) => {
                 self.stats.count_released();
-                tracing::info!(order.id = order_id, event.id = %event_id, sequence, "order released");
+                tracing::info!(order.id = order_id, event.id = %event_id, trace_id = trace_id(message), sequence, "order released");
                 reply(message, AckKind::Ack).await;
             }
             Ok(Outcome::Duplicate) => {
@@ -501,6 +505,12 @@ fn ours(error: tokio_postgres::Error) -> Trouble {
 }
 
 /// Answers the server. A lost answer costs a repeat, which the inbox knows, so it is no reason to stop.
+/// In whose trace the order became safe: the second field of the W3C trace context. `None` where nobody traced.
+fn trace_id(message: &Message) -> Option<&str> {
+    let traceparent = message.headers.as_ref()?.get(headers::TRACEPARENT)?;
+    traceparent.as_str().split('-').nth(1)
+}
+
 async fn reply(message: &Message, kind: AckKind) {
     if let Err(error) = message.ack_with(kind).await {
         tracing::warn!(

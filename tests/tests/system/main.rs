@@ -12,4 +12,5 @@ mod replay;
 mod scenarios;
 mod stage;
 mod store;
+mod telemetry;
 mod world;

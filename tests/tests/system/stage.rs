@@ -30,6 +30,8 @@ use crate::world::{Logins, SHOP, world};
 
 /// Everything that a test waits for comes within seconds; on a loaded machine within this.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+/// A word that stands nowhere else, so that it can be looked for where it must not be.
+pub(crate) const CM_PASSWORD: &str = "canary-cm-password";
 const EVERY_ROLE: [Role; 5] = [
     Role::Engine,
     Role::Relay,
@@ -97,7 +99,7 @@ impl Stage {
         config.nats.relay = logins.relay.clone();
         config.http.listen.set_port(0);
 
-        let mut sim = SimConfig::new("merchant", "account", SecretString::from("secret"));
+        let mut sim = SimConfig::new("merchant", "account", SecretString::from(CM_PASSWORD));
         sim.listen.set_port(0);
         let simulator = Simulator::bind(sim).await.expect("the simulator binds");
         let sim_url = simulator.base_url().to_owned();
@@ -115,7 +117,7 @@ impl Stage {
                 mode: Mode::Sim,
                 rest_url: sim_url.clone(),
                 account: "account".to_owned(),
-                password: Some(SecretString::from("secret")),
+                password: Some(SecretString::from(CM_PASSWORD)),
                 password_file: None,
                 merchant_key: "merchant".to_owned(),
                 timeout: SignedDuration::from_secs(2),
@@ -220,6 +222,11 @@ impl Stage {
             .arg("--config")
             .arg(&self.config_file)
             .args(["serve", "--role", role])
+            // Whatever our own code can be made to say.
+            .env(
+                "RUST_LOG",
+                "info,kassa=debug,async_nats=warn,async_nats::connector=off,deadpool=off",
+            )
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -459,7 +466,7 @@ fn as_toml(config: &Config) -> String {
     let shop = |name: &str| {
         format!(
             "[shops.{name}]\nreturn_url_origins = [\"https://shop.example\"]\n\
-             cm = {{ mode = \"sim\", rest_url = \"{}\", account = \"{}\", password = \"secret\", merchant_key = \"{}\", \
+             cm = {{ mode = \"sim\", rest_url = \"{}\", account = \"{}\", password = \"{CM_PASSWORD}\", merchant_key = \"{}\", \
              timeout = \"2s\" }}\n",
             cm.rest_url, cm.account, cm.merchant_key
         )
