@@ -134,7 +134,8 @@ pub async fn serve(
 const HEADERS_MAX: usize = 100;
 
 /// The answer to one connection too many, as bytes: nothing of a request was read.
-const CROWDED: &str = "HTTP/1.1 429 Too Many Requests\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+const CROWDED: &str =
+    "HTTP/1.1 429 Too Many Requests\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 
 /// Open connections by address.
 #[derive(Debug, Clone, Default)]
@@ -178,7 +179,12 @@ impl TraceId {
             .get("traceparent")
             .and_then(|value| value.to_str().ok())
             .and_then(|value| value.split('-').nth(1))
-            .filter(|id| id.len() == 32 && id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)))
+            .filter(|id| {
+                id.len() == 32
+                    && id
+                        .bytes()
+                        .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+            })
             .filter(|id| id.bytes().any(|b| b != b'0'));
         Self(sent.map_or_else(|| Uuid::new_v4().simple().to_string(), str::to_owned))
     }
@@ -230,14 +236,19 @@ async fn read(
             return Err(Box::new(too_large(limits)));
         }
         Ok(Err(_)) => {
-            return Err(Box::new(malformed("the body must end as its length or its chunks say")));
+            return Err(Box::new(malformed(
+                "the body must end as its length or its chunks say",
+            )));
         }
         Err(_) => {
             return Err(Box::new(Problem::new(
                 408,
                 "request_timeout",
                 "the request took too long to arrive",
-                format!("the body must be here within {} s", limits.body_deadline.as_secs()),
+                format!(
+                    "the body must be here within {} s",
+                    limits.body_deadline.as_secs()
+                ),
                 "send it again, on a connection that is fast enough",
             )));
         }
@@ -255,7 +266,9 @@ fn refuse<B>(request: &Request<B>, limits: &Limits) -> Option<Problem> {
     if count(header::CONTENT_LENGTH) > 1
         || (headers.contains_key(header::CONTENT_LENGTH) && headers.contains_key(header::TRANSFER_ENCODING))
     {
-        return Some(malformed("the body must have one length: Content-Length, once, or chunks"));
+        return Some(malformed(
+            "the body must have one length: Content-Length, once, or chunks",
+        ));
     }
     if request.version() < Version::HTTP_10 {
         return Some(malformed("the request must be HTTP/1.1"));
@@ -275,11 +288,19 @@ fn refuse<B>(request: &Request<B>, limits: &Limits) -> Option<Problem> {
     }
     for name in ["x-http-method-override", "x-http-method", "x-method-override"] {
         if headers.contains_key(name) {
-            return Some(malformed("the method must stand in the request line, and nowhere else"));
+            return Some(malformed(
+                "the method must stand in the request line, and nowhere else",
+            ));
         }
     }
-    let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-    let line = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
+    let size: usize = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum();
+    let line = request
+        .uri()
+        .path_and_query()
+        .map_or(0, |path| path.as_str().len());
     if headers.len() > HEADERS_MAX || size + line > limits.head_max {
         return Some(Problem::new(
             431,
@@ -296,7 +317,9 @@ fn refuse<B>(request: &Request<B>, limits: &Limits) -> Option<Problem> {
         .get(header::CONTENT_LENGTH)
         .and_then(|v| v.to_str().ok())
         .and_then(|v| v.parse::<usize>().ok());
-    length.is_some_and(|length| length > limits.body_max).then(|| too_large(limits))
+    length
+        .is_some_and(|length| length > limits.body_max)
+        .then(|| too_large(limits))
 }
 
 fn malformed(detail: &str) -> Problem {
@@ -321,7 +344,8 @@ fn too_large(limits: &Limits) -> Problem {
 
 fn slow_answer() -> Problem {
     let mut problem = Problem::store_unavailable();
-    problem.detail = "the answer was not ready in time; nothing was decided or, if it was, a repeat tells what".to_owned();
+    problem.detail =
+        "the answer was not ready in time; nothing was decided or, if it was, a repeat tells what".to_owned();
     problem
 }
 
@@ -332,7 +356,8 @@ pub fn problem(problem: &Problem, path: &str, trace: &TraceId) -> Response<Body>
     document["docs"] = problem.kind.as_str().into();
     document["trace_id"] = trace.0.as_str().into();
     let mut response = Response::new(Body::from(document.to_string()));
-    *response.status_mut() = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *response.status_mut() =
+        StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
     headers.insert(
         header::CONTENT_TYPE,

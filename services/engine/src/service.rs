@@ -11,6 +11,7 @@ use kassa_chassis::{
     micro::{self, Asked, MicroService, Reply},
     prefer::Preference,
     problem::{FieldError, Problem},
+    rate::RatePerShop,
 };
 use kassa_domain::{
     ids::{CommandId, OrderId, Shop},
@@ -60,6 +61,7 @@ pub struct Commands {
     attempt_ttl: SignedDuration,
     ladders: Arc<Ladders>,
     wait_max_s: u64,
+    rates: RatePerShop,
     shutdown: CancellationToken,
 }
 
@@ -69,6 +71,7 @@ impl Commands {
         shops: BTreeMap<Shop, ShopRules>,
         attempt_ttl: SignedDuration,
         ladders: Arc<Ladders>,
+        rates: RatePerShop,
         shutdown: CancellationToken,
     ) -> Self {
         Self {
@@ -77,6 +80,7 @@ impl Commands {
             attempt_ttl,
             ladders,
             wait_max_s: WAIT_MAX_S,
+            rates,
             shutdown,
         }
     }
@@ -97,6 +101,7 @@ impl Commands {
             shops,
             config.checkout.order_ttl,
             ladders,
+            RatePerShop::new(config.shops.keys(), config.rate.commands_per_second),
             shutdown,
         ))
     }
@@ -131,6 +136,8 @@ impl Commands {
             .ok()
             .filter(|shop| self.shops.contains_key(shop))
             .ok_or_else(|| Box::new(Problem::unknown_shop()))?;
+        // Before anything is read: a flood costs next to nothing, and other shops' requests are not behind it.
+        self.rates.check(&asked.shop)?;
         let headers = asked.headers.as_ref();
         check_headers(headers)?;
         let key = idempotency_key(headers)?;
