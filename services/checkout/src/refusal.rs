@@ -10,7 +10,7 @@ use axum::{
 };
 use kassa_chassis::{
     http::{self, TraceId},
-    problem::Problem,
+    problem::{FieldError, Problem},
 };
 
 /// A problem on its way to the edge.
@@ -79,13 +79,11 @@ fn of_status(status: StatusCode) -> Problem {
     match status {
         StatusCode::METHOD_NOT_ALLOWED => method_not_allowed(),
         StatusCode::NOT_FOUND => no_such_route(),
-        StatusCode::BAD_REQUEST => Problem::new(
-            400,
-            "malformed_request",
-            "the request cannot be read in one way only",
-            "the path is not UTF-8 after decoding",
-            "send it as HTTP/1.1 with a library that is kept up to date",
-        ),
+        StatusCode::BAD_REQUEST => Problem::validation(vec![FieldError::new(
+            "",
+            "malformed",
+            "the path must be UTF-8 after decoding",
+        )]),
         _ => {
             let mut problem = Problem::store_unavailable();
             problem.detail = "the request could not be answered".to_owned();
