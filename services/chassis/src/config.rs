@@ -30,6 +30,7 @@ pub struct Config {
     /// The listener for CM's notifications.
     pub http: Http,
     pub checkout: Checkout,
+    pub rate: Rate,
     pub poll: Poll,
     /// By shop token, `[a-z0-9-]{1,32}`.
     pub shops: BTreeMap<String, Shop>,
@@ -113,11 +114,24 @@ impl TryFrom<String> for AdminListen {
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Checkout {
+    /// The listener for the HTTP API; apart from the one for notifications, whose limits are tighter and which CM must reach.
+    pub listen: SocketAddr,
+    /// Live streams of events open at once, and of one API key.
+    pub streams: usize,
+    pub streams_per_key: usize,
     /// How long an order may be paid; after it, a report without money ends it. An attempt that is under way then is
     /// waited for.
     pub order_ttl: SignedDuration,
     /// How long a shopper has for one attempt; after it, a report without money ends the attempt.
     pub attempt_ttl: SignedDuration,
+}
+
+/// What one shop may ask of one process; twice as much at once after a quiet second. Others are not touched by it.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rate {
+    pub commands_per_second: u32,
+    pub queries_per_second: u32,
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
@@ -241,9 +255,23 @@ impl Default for Http {
     }
 }
 
+impl Default for Rate {
+    fn default() -> Self {
+        Self {
+            // Ten times what the busiest shop sells in its busiest minute, and a tenth of what one process can decide.
+            commands_per_second: 500,
+            queries_per_second: 2_000,
+        }
+    }
+}
+
 impl Default for Checkout {
     fn default() -> Self {
         Self {
+            listen: loopback(8081),
+            streams: 1_024,
+            // A back office with some tabs and services; a client that leaks connections is stopped early.
+            streams_per_key: 64,
             order_ttl: SignedDuration::from_mins(30),
             attempt_ttl: SignedDuration::from_mins(30),
         }
@@ -346,6 +374,9 @@ impl Config {
                     "poll.ladder.{method}: one or more intervals of at least 100ms"
                 ));
             }
+        }
+        if self.rate.commands_per_second == 0 || self.rate.queries_per_second == 0 {
+            wrong.push("rate: at least 1 per second".to_owned());
         }
         if ![1, 3, 5].contains(&self.nats.replicas) {
             wrong.push("nats.replicas: 1, 3 or 5".to_owned());

@@ -9,6 +9,7 @@ use std::{
     convert::Infallible,
     io,
     net::IpAddr,
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -18,11 +19,12 @@ use axum::{
     body::Body,
     http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header},
 };
+use futures::FutureExt as _;
 use http_body_util::BodyExt as _;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use uuid::Uuid;
 
-use crate::problem::Problem;
+use crate::problem::{FieldError, Problem};
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
@@ -200,9 +202,12 @@ async fn answer(
     let mut response = match read(&limits, request).await {
         Ok(mut request) => {
             request.extensions_mut().insert(trace.clone());
-            match tokio::time::timeout(limits.request_deadline, router.oneshot(request)).await {
-                Ok(Ok(response)) => response,
-                Ok(Err(never)) => match never {},
+            // A handler's panic is this request's misfortune: it is told so, and the connection lives.
+            let answered = AssertUnwindSafe(router.oneshot(request)).catch_unwind();
+            match tokio::time::timeout(limits.request_deadline, answered).await {
+                Ok(Ok(Ok(response))) => response,
+                Ok(Ok(Err(never))) => match never {},
+                Ok(Err(_)) => problem(&panicked(), &path, &trace),
                 Err(_) => problem(&slow_answer(), &path, &trace),
             }
         }
@@ -322,14 +327,9 @@ fn refuse<B>(request: &Request<B>, limits: &Limits) -> Option<Problem> {
         .then(|| too_large(limits))
 }
 
+/// What can be read in two ways, or in none.
 fn malformed(detail: &str) -> Problem {
-    Problem::new(
-        400,
-        "malformed_request",
-        "the request cannot be read in one way only",
-        detail,
-        "send it as HTTP/1.1 with a library that is kept up to date",
-    )
+    Problem::validation(vec![FieldError::new("", "malformed", detail)])
 }
 
 fn too_large(limits: &Limits) -> Problem {
@@ -339,6 +339,16 @@ fn too_large(limits: &Limits) -> Problem {
         "the body is too large",
         format!("at most {} bytes are taken", limits.body_max),
         "send less: long texts do not belong in a command",
+    )
+}
+
+fn panicked() -> Problem {
+    Problem::new(
+        500,
+        "internal",
+        "something of ours is broken",
+        "the request met a mistake in kassa; nothing was decided or, if it was, a repeat tells what",
+        "send the same request again with the same Idempotency-Key, and tell us the trace_id if it stays so",
     )
 }
 

@@ -9,6 +9,7 @@ pub mod metrics;
 pub mod micro;
 pub mod prefer;
 pub mod problem;
+pub mod rate;
 pub mod requests;
 pub mod supervise;
 pub mod telemetry;

@@ -11,6 +11,7 @@ use kassa_chassis::{
     micro::{self, Asked, MicroService, Reply},
     prefer::Preference,
     problem::{FieldError, Problem},
+    rate::RatePerShop,
     requests, trace,
 };
 use kassa_domain::{
@@ -62,6 +63,7 @@ pub struct Commands {
     attempt_ttl: SignedDuration,
     ladders: Arc<Ladders>,
     wait_max_s: u64,
+    rates: RatePerShop,
     shutdown: CancellationToken,
 }
 
@@ -72,6 +74,7 @@ impl Commands {
         order_ttl: SignedDuration,
         attempt_ttl: SignedDuration,
         ladders: Arc<Ladders>,
+        rates: RatePerShop,
         shutdown: CancellationToken,
     ) -> Self {
         Self {
@@ -81,6 +84,7 @@ impl Commands {
             attempt_ttl,
             ladders,
             wait_max_s: WAIT_MAX_S,
+            rates,
             shutdown,
         }
     }
@@ -102,6 +106,7 @@ impl Commands {
             config.checkout.order_ttl,
             config.checkout.attempt_ttl,
             ladders,
+            RatePerShop::new(config.shops.keys(), config.rate.commands_per_second),
             shutdown,
         ))
     }
@@ -139,6 +144,8 @@ impl Commands {
             .ok()
             .filter(|shop| self.shops.contains_key(shop))
             .ok_or_else(|| Box::new(Problem::unknown_shop()))?;
+        // Before anything is read: a flood costs next to nothing, and other shops' requests are not behind it.
+        self.rates.check(&asked.shop)?;
         let headers = asked.headers.as_ref();
         check_headers(headers)?;
         let key = idempotency_key(headers)?;

@@ -6,7 +6,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use kassa_chassis::config::Config;
 
-use crate::{demo, exit, exit::Ended, listen, orders, replay, serve, settings, shell, sim};
+use crate::{demo, exit, exit::Ended, keys, listen, orders, replay, serve, settings, shell, sim};
 
 /// Brings a webshop's orders to a fact that can be trusted: safe to ship, or not, and why.
 #[derive(Debug, Parser)]
@@ -34,6 +34,8 @@ enum Verb {
     Sim(sim::SimVerb),
     #[command(subcommand)]
     Orders(orders::OrdersVerb),
+    #[command(subcommand)]
+    Keys(keys::KeysVerb),
     Listen(listen::ListenArgs),
     Replay(replay::ReplayArgs),
     #[command(subcommand)]
@@ -51,6 +53,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Migrate(args) => serve::migrate(&args, file).await,
         Verb::Sim(verb) => sim::run(verb, file).await,
         Verb::Orders(verb) => orders::run(verb, file).await,
+        Verb::Keys(verb) => keys::run(verb, file).await,
         Verb::Listen(args) => listen::run(&args, file).await,
         Verb::Replay(args) => replay::run(&args, file).await,
         Verb::Config(verb) => settings::run(&verb, file),

@@ -12,6 +12,7 @@ use kassa_chassis::{
     config::{Cm, Config, LogFormat, Login, Mode, Shop},
     supervise, telemetry,
 };
+use kassa_checkout::Checkout;
 use kassa_cm_notifications::Notifications;
 use kassa_cm_simulator::{SCENARIOS, Simulator};
 use kassa_shipment::{ConsumeError, Consumer, Database, Inbox, PaymentSafe, Settings};
@@ -26,7 +27,8 @@ use crate::{
     cli::Format,
     exit::Ended,
     host::{Host, SHOP},
-    roles::{self, Role, Running},
+    keys,
+    roles::{self, Bound, Role, Running},
     sim,
 };
 
@@ -85,6 +87,9 @@ async fn staged(args: &DemoArgs, signal: &CancellationToken) -> anyhow::Result<b
     let sim_url = simulator.base_url().to_owned();
     config.http.listen.set_port(0);
     let notifications = Notifications::bind(config.http.listen).await?;
+    config.checkout.listen.set_port(0);
+    let api = Checkout::bind(config.checkout.listen).await?;
+    let api_url = format!("http://{}", api.local_addr());
     simulator.set_notification_url(format!(
         "http://{}/hooks/cm/{SHOP}?id=",
         notifications.local_addr()
@@ -104,8 +109,13 @@ async fn staged(args: &DemoArgs, signal: &CancellationToken) -> anyhow::Result<b
         Role::CmGateway,
         Role::CmNotifications,
         Role::ReadModels,
+        Role::Checkout,
     ];
-    let running = Running::start(&config, &store, &roles, Some(notifications), stop.clone());
+    let bound = Bound {
+        notifications: Some(notifications),
+        checkout: Some(api),
+    };
+    let running = Running::start(&config, &store, &roles, bound, stop.clone());
     let simulating = tokio::spawn(simulator.serve(stop.clone()));
 
     let (released, releases) = mpsc::unbounded_channel();
@@ -137,7 +147,8 @@ async fn staged(args: &DemoArgs, signal: &CancellationToken) -> anyhow::Result<b
     if let Ok(Some(result)) = &played {
         println!("{result}");
         if !args.once {
-            invite(&host, &sim_url, args.format);
+            let api_key = keys::of_the_demo(&host.database_url, SHOP, store.clock().now()).await?;
+            invite(&host, &sim_url, (&api_url, api_key.expose_secret()), args.format);
             signal.cancelled().await;
         }
     }
@@ -366,7 +377,7 @@ fn text(document: &Value, field: &str) -> anyhow::Result<String> {
 }
 
 /// Where everything is and how to get in: for a person on stderr, for a program as one line of JSON on stdout.
-fn invite(host: &Host, sim_url: &str, format: Format) {
+fn invite(host: &Host, sim_url: &str, (api_url, api_key): (&str, &str), format: Format) {
     let login = |login: &Login| match (&login.user, &login.password) {
         (Some(user), Some(password)) => json!({ "user": user, "password": password.expose_secret() }),
         _ => Value::Null,
@@ -377,7 +388,7 @@ fn invite(host: &Host, sim_url: &str, format: Format) {
         println!(
             "{}",
             json!({ "nats_url": host.nats_url, "shop": SHOP, "users": users, "cm_url": sim_url,
-                "database_url": host.database_url })
+                "api_url": api_url, "api_key": api_key, "database_url": host.database_url })
         );
         return;
     }
@@ -390,9 +401,12 @@ fn invite(host: &Host, sim_url: &str, format: Format) {
     eprintln!("  checkout  {}", words(&checkout));
     eprintln!("  shipment  {}", words(&shipment));
     eprintln!("shop        {SHOP}, return URLs on https://shop.example");
+    eprintln!("HTTP        {api_url}   (reader: {api_url}/docs/api)");
+    eprintln!("  key       {api_key}");
     eprintln!("CM          {sim_url}   (what it was asked: {sim_url}/sim/ledger)");
     eprintln!("PostgreSQL  {}", host.database_url);
-    eprintln!("try         kassa sim pay ORDER_REFERENCE ideal/success --url {sim_url}");
+    eprintln!("try         curl -s {api_url}/v1/orders -H 'Authorization: Bearer {api_key}'");
+    eprintln!("            kassa sim pay ORDER_REFERENCE ideal/success --url {sim_url}");
     eprintln!(
         "            DATABASE_URL='{}' kassa replay --from 0-0",
         host.database_url

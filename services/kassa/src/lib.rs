@@ -7,6 +7,7 @@ mod cli;
 mod demo;
 mod exit;
 mod host;
+mod keys;
 mod listen;
 mod nats_login;
 mod orders;
@@ -19,4 +20,4 @@ mod shell;
 mod sim;
 
 pub use cli::main;
-pub use roles::{Role, Running};
+pub use roles::{Bound, Role, Running};

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use clap::ValueEnum;
 use kassa_chassis::{config::Config, health::Health};
+use kassa_checkout::Checkout;
 use kassa_cm_notifications::Notifications;
 use kassa_cm_simulator::{SimConfig, Simulator};
 use kassa_engine::Executor;
@@ -29,16 +30,18 @@ pub enum Role {
     CmGateway,
     CmNotifications,
     ReadModels,
+    Checkout,
     CmSimulator,
 }
 
 impl Role {
-    const SERVICES: [Self; 5] = [
+    const SERVICES: [Self; 6] = [
         Self::Engine,
         Self::Relay,
         Self::CmGateway,
         Self::CmNotifications,
         Self::ReadModels,
+        Self::Checkout,
     ];
 
     fn name(self) -> &'static str {
@@ -49,9 +52,19 @@ impl Role {
             Self::CmGateway => "cm-gateway",
             Self::CmNotifications => "cm-notifications",
             Self::ReadModels => "read-models",
+            Self::Checkout => "checkout",
             Self::CmSimulator => "cm-simulator",
         }
     }
+}
+
+/// Listeners that were bound before their roles start, so that their addresses are known; others are bound as configured.
+#[derive(Debug, Default)]
+pub struct Bound {
+    /// Where CM's notifications are heard.
+    pub notifications: Option<Notifications>,
+    /// Where the HTTP API is served.
+    pub checkout: Option<Checkout>,
 }
 
 /// Roles that were started, until they end.
@@ -63,17 +76,17 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts the services that need the database, on one store. `listener` is where CM's notifications are heard.
+    /// Starts the services that need the database, on one store.
     pub fn start(
         config: &Config,
         store: &Store,
         roles: &[Role],
-        listener: Option<Notifications>,
+        bound: Bound,
         shutdown: CancellationToken,
     ) -> Self {
         let mut tasks = JoinSet::new();
         let executor = Arc::new(Executor::new(store.clone()));
-        let mut listener = listener;
+        let mut bound = bound;
         for role in roles {
             let (config, store, executor) = (config.clone(), store.clone(), executor.clone());
             let (name, token) = (role.name(), shutdown.clone());
@@ -88,7 +101,7 @@ impl Running {
                     tasks.spawn(async move { (name, kassa_cm_gateway::run(config, executor, token).await) })
                 }
                 Role::CmNotifications => {
-                    match listener.take() {
+                    match bound.notifications.take() {
                         Some(bound) => tasks.spawn(async move { (name, bound.serve(store, token).await) }),
                         None => tasks.spawn(async move {
                             (name, kassa_cm_notifications::run(config, store, token).await)
@@ -98,6 +111,14 @@ impl Running {
                 Role::ReadModels => {
                     tasks.spawn(async move { (name, kassa_read_models::run(config, store, token).await) })
                 }
+                Role::Checkout => match bound.checkout.take() {
+                    Some(bound) => {
+                        tasks.spawn(async move { (name, bound.serve(config, executor, token).await) })
+                    }
+                    None => {
+                        tasks.spawn(async move { (name, kassa_checkout::run(config, executor, token).await) })
+                    }
+                },
                 Role::All | Role::CmSimulator => continue,
             };
         }
@@ -185,8 +206,8 @@ pub(crate) async fn serve(
         for role in &wanted {
             tracing::info!(role = role.name(), "starting");
         }
-        let running =
-            Running::start(config, &store, &wanted, None, shutdown.clone()).watched_by(admin.health.clone());
+        let running = Running::start(config, &store, &wanted, Bound::default(), shutdown.clone())
+            .watched_by(admin.health.clone());
         admin.started(config, Some(&store), &names).await?;
         tokio::select! {
             ended = running.wait() => ended?,
@@ -260,6 +281,11 @@ pub(crate) async fn migrate(config: &Config) -> anyhow::Result<usize> {
 }
 
 pub(crate) async fn migrate_url(url: &str) -> anyhow::Result<usize> {
+    Ok(kassa_migrations::migrate(&mut database(url).await?).await?)
+}
+
+/// A connection with the login as it is given, for what the services' role may not do.
+pub(crate) async fn database(url: &str) -> anyhow::Result<tokio_postgres::Client> {
     let mut settings: tokio_postgres::Config = url
         .parse()
         .map_err(|error| Ended::new(Ended::CONFIGURATION, format!("database.url: {error}")))?;
@@ -270,18 +296,17 @@ pub(crate) async fn migrate_url(url: &str) -> anyhow::Result<usize> {
             format!("the database cannot be reached: {why}"),
         )
     };
-    let (mut client, connection) =
-        tokio::time::timeout(DATABASE_MAX, settings.connect(tokio_postgres::NoTls))
-            .await
-            .map_err(|_| unreachable("no answer in time".to_owned()))?
-            .map_err(|error| {
-                let cause =
-                    std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
-                unreachable(format!("{error}{cause}"))
-            })?;
-    let driving = tokio::spawn(connection);
-    let steps = kassa_migrations::migrate(&mut client).await?;
-    drop(client);
-    let _ = driving.await;
-    Ok(steps)
+    let (client, connection) = tokio::time::timeout(DATABASE_MAX, settings.connect(tokio_postgres::NoTls))
+        .await
+        .map_err(|_| unreachable("no answer in time".to_owned()))?
+        .map_err(|error| {
+            let cause =
+                std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
+            unreachable(format!("{error}{cause}"))
+        })?;
+    tokio::spawn(async move {
+        // Its end is seen by whoever uses the client.
+        let _ = connection.await;
+    });
+    Ok(client)
 }

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// How often it is looked while the projection is behind the log: somebody waits for what he has just written.
-const LOOK_BEHIND: Duration = Duration::from_millis(10);
+const LOOK_BEHIND: Duration = Duration::from_millis(20);
 /// How often it is looked at all: hints may be lost.
 const LOOK: Duration = Duration::from_millis(250);
 

@@ -11,6 +11,7 @@ use kassa_chassis::{
     micro::{Asked, MicroService, Reply},
     prefer::{Preference, Until},
     problem::{FieldError, Problem},
+    rate::RatePerShop,
     requests,
 };
 use kassa_domain::{
@@ -58,6 +59,7 @@ pub struct Queries {
     progress: watch::Receiver<i64>,
     translator: Mutex<Translator>,
     wait_max_s: u64,
+    rates: RatePerShop,
     shutdown: CancellationToken,
 }
 
@@ -77,6 +79,7 @@ impl Queries {
             shops: config.shops.keys().cloned().collect(),
             progress,
             wait_max_s: WAIT_MAX_S,
+            rates: RatePerShop::new(config.shops.keys(), config.rate.queries_per_second),
             shutdown,
         }
     }
@@ -97,22 +100,32 @@ impl Queries {
         .await
     }
 
+    /// Counts one question of a shop that is answered elsewhere, such as a look at events.
+    ///
+    /// # Errors
+    /// 429 `rate_limited`.
+    pub fn count(&self, shop: &str) -> Result<(), Box<Problem>> {
+        self.rates.check(shop)
+    }
+
     async fn told(&self, asked: &Asked) -> Result<Reply, Box<Problem>> {
         if !self.shops.contains(&asked.shop) {
             return Err(Box::new(Problem::unknown_shop()));
         }
         let shop = Shop::parse(&asked.shop).map_err(|_| Problem::unknown_shop())?;
+        self.rates.check(&asked.shop)?;
         match asked.verb.as_str() {
             "list_orders" => self.list_orders(&shop, input::decode(&asked.body, rule)?).await,
             "get_order_events" => {
                 self.get_order_events(&shop, input::decode(&asked.body, rule)?)
                     .await
             }
-            _ => {
+            "get_order" => {
                 let preference = preference(asked.headers.as_ref(), self.wait_max_s)?;
                 self.get_order(&shop, input::decode(&asked.body, rule)?, preference)
                     .await
             }
+            _ => Err(Box::new(Problem::not_found("question"))),
         }
     }
 

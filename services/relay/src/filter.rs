@@ -241,7 +241,8 @@ impl EventFilter {
         Ok(())
     }
 
-    fn wants(&self, envelope: &Envelope) -> bool {
+    /// Whether an event is of a wanted type; who reads live compares the rest himself.
+    pub fn wants(&self, envelope: &Envelope) -> bool {
         let aggregate = envelope.meta().aggregate.as_str();
         self.types.is_empty()
             || self

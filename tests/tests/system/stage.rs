@@ -10,10 +10,14 @@ use std::{
 
 use async_nats::{Client, HeaderMap, Message};
 use jiff::SignedDuration;
-use kassa::{Role, Running};
+use kassa::{Bound, Role, Running};
 use kassa_chassis::{
     bus,
     config::{Cm, Config, Login, Mode, Shop},
+};
+use kassa_checkout::{
+    Checkout,
+    keys::{self, NewKey, Scope},
 };
 use kassa_cm_notifications::Notifications;
 use kassa_cm_simulator::{SimConfig, Simulator};
@@ -32,12 +36,13 @@ use crate::world::{Logins, SHOP, world};
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 /// A word that stands nowhere else, so that it can be looked for where it must not be.
 pub(crate) const CM_PASSWORD: &str = "canary-cm-password";
-const EVERY_ROLE: [Role; 5] = [
+const EVERY_ROLE: [Role; 6] = [
     Role::Engine,
     Role::Relay,
     Role::CmGateway,
     Role::CmNotifications,
     Role::ReadModels,
+    Role::Checkout,
 ];
 
 pub(crate) struct Stage {
@@ -47,6 +52,8 @@ pub(crate) struct Stage {
     pub(crate) database_url: String,
     pub(crate) sim_url: String,
     pub(crate) hooks_url: String,
+    /// The HTTP API, without a slash at its end.
+    pub(crate) api_url: String,
     pub(crate) checkout: Client,
     pub(crate) shipped: Arc<Stats>,
     http: reqwest::Client,
@@ -141,7 +148,19 @@ impl Stage {
             .into_iter()
             .filter(|role| !plan.processes.iter().any(|(_, other)| other == role))
             .collect();
-        let running = Running::start(&config, &store, &in_process, Some(notifications), stop.clone());
+        config.checkout.listen.set_port(0);
+        let api = Checkout::bind(config.checkout.listen)
+            .await
+            .expect("the API binds");
+        let api_address = api.local_addr();
+        let api_url = format!("http://{api_address}");
+        config.checkout.listen = api_address;
+        let bound = Bound {
+            notifications: Some(notifications),
+            // A process of its own listens where this one would have.
+            checkout: in_process.contains(&Role::Checkout).then_some(api),
+        };
+        let running = Running::start(&config, &store, &in_process, bound, stop.clone());
         tokio::spawn(running.wait());
 
         let config_file = world.folder.join(format!("{}.toml", Uuid::new_v4()));
@@ -190,6 +209,7 @@ impl Stage {
             database_url,
             sim_url,
             hooks_url,
+            api_url,
             checkout,
             shipped,
             http: reqwest::Client::builder().no_proxy().build().expect("a client"),
@@ -357,6 +377,36 @@ impl Stage {
         self.http.get(url).send().await.expect("it answers")
     }
 
+    /// An API key of a shop, as an operator makes it.
+    pub(crate) async fn api_key(&self, shop: &str, scopes: &[Scope]) -> String {
+        self.api_key_until(shop, scopes, None).await
+    }
+
+    pub(crate) async fn api_key_until(
+        &self,
+        shop: &str,
+        scopes: &[Scope],
+        expires_at: Option<jiff::Timestamp>,
+    ) -> String {
+        let (client, connection) = tokio_postgres::connect(&self.database_url, NoTls)
+            .await
+            .expect("it opens");
+        let driving = tokio::spawn(connection);
+        let new = NewKey {
+            shop: shop.to_owned(),
+            mode: "sim",
+            name: "test".to_owned(),
+            scopes: scopes.to_vec(),
+            expires_at,
+        };
+        let key = keys::create(&client, &new, self.store.clock().now())
+            .await
+            .expect("a key is made");
+        drop(client);
+        let _ = driving.await;
+        key.expose_secret().to_owned()
+    }
+
     /// How often the shop shipped an order.
     pub(crate) async fn shipments(&self, order_id: &str) -> i64 {
         self.sql_count(&format!(
@@ -473,11 +523,12 @@ fn as_toml(config: &Config) -> String {
     };
     format!(
         "[database]\nurl = \"{}\"\nmax_connections = 4\n[nats]\nurl = \"{}\"\nworker = {}\nrelay = {}\n\
-         [http]\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\n[poll.ladder]\nideal = [\"1s\", \"1s\", \"2s\", \"3s\", \"5s\", \"10s\"]\n{}{}",
+         [checkout]\nlisten = \"{}\"\n[http]\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\n[poll.ladder]\nideal = [\"1s\", \"1s\", \"2s\", \"3s\", \"5s\", \"10s\"]\n{}{}",
         config.database.url.expose_secret(),
         config.nats.url,
         login(&config.nats.worker),
         login(&config.nats.relay),
+        config.checkout.listen,
         shop(SHOP),
         shop("other-shop"),
     )
