@@ -109,7 +109,7 @@ async fn scenarios(sim: &SimAddress, file: Option<&Path>, format: Format) -> any
             cell(&end["payment"]),
             cell(&end["safe"]),
             cell(&end["shipments"]),
-            cell(&end["start_calls"]),
+            cell(&end["provider_calls"]["start"]),
         );
     }
     Ok(ExitCode::SUCCESS)

@@ -62,7 +62,7 @@ async fn plays(scenario: &str, end: End) -> (Stage, String, Value, Value) {
             &said["payment"],
             &said["safe"],
             &said["shipments"],
-            &said["start_calls"]
+            &said["provider_calls"]["start"]
         ),
         (
             &end.order.into(),
