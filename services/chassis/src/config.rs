@@ -317,24 +317,6 @@ impl Config {
         }
     }
 
-    /// As [`Self::load`], for what needs no database: the simulator and who talks to it.
-    ///
-    /// # Errors
-    /// [`ConfigError`], with everything else that is wrong at once.
-    pub fn load_without_database(file: Option<&Path>) -> Result<Self, ConfigError> {
-        let loaded = Self::examine(file);
-        let wrong: Vec<String> = loaded
-            .errors()
-            .filter(|finding| finding.key != "database.url")
-            .map(ToString::to_string)
-            .collect();
-        if wrong.is_empty() {
-            Ok(loaded.config)
-        } else {
-            Err(ConfigError::Wrong(wrong))
-        }
-    }
-
     /// # Errors
     /// [`ConfigError::Wrong`] with every problem: its key, and what is allowed there.
     pub fn check(&self) -> Result<(), ConfigError> {
@@ -509,16 +491,6 @@ mod tests {
         assert_eq!(listen("127.0.0.1:9").unwrap(), Some(loopback(9)));
         assert_eq!((listen("").unwrap(), listen("off").unwrap()), (None, None));
         assert!(listen("9090").is_err_and(|error| error.to_string().contains("or off")));
-    }
-
-    #[test]
-    fn what_needs_no_database_is_checked_for_everything_else() {
-        let file = std::env::temp_dir().join(format!("kassa-config-{}.toml", std::process::id()));
-        std::fs::write(&file, "[nats]\nreplicas = 2\n").expect("a temporary file");
-        let error = Config::load_without_database(Some(&file)).expect_err("replicas");
-        let _ = std::fs::remove_file(&file);
-        assert!(error.to_string().contains("nats.replicas"), "{error}");
-        assert!(!error.to_string().contains("database.url"), "{error}");
     }
 
     #[test]
