@@ -191,6 +191,8 @@ pub struct Simulator {
     pub password: SecretString,
     /// Ends in `=`; the merchant reference is appended.
     pub notification_url: Option<String>,
+    /// A folder in which the simulator keeps what it knows, over restarts; without it a restart forgets everything.
+    pub state_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
@@ -297,6 +299,7 @@ impl Default for Simulator {
             account: "simulated".to_owned(),
             password: SecretString::from("simulated"),
             notification_url: None,
+            state_dir: None,
         }
     }
 }

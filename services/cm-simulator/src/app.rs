@@ -3,6 +3,7 @@
 use std::{
     borrow::Cow,
     io,
+    ops::{Deref, DerefMut},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -13,14 +14,20 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures::stream;
+use jiff::{SignedDuration, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    clock,
     ledger::{About, Entry, Kind, Op, digest},
     notify::Notifier,
-    state::{BankOutcome, BankResult, StartRefusal, Started, State},
+    order::{BankResult, Method},
+    scenario::{Scenario, Shopper, Timing},
+    state::{BankOutcome, StartRefusal, Started, State},
 };
+
+/// How long an answer or a shopper is held for a notification that must come first: well below what clients wait, so that a
+/// deaf merchant gets his answer all the same.
+const FIRST_TOLD_MAX: Duration = Duration::from_secs(1);
 
 /// The one simulated CM, shared by every handler.
 #[derive(Debug)]
@@ -62,26 +69,72 @@ impl App {
         }
     }
 
-    /// Held for memory work only, never across an await.
-    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+    /// Held for memory work and a line of the journal only, never across an await.
+    pub(crate) fn state(&self) -> Held<'_> {
         // A panic elsewhere must not take the evidence with it.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        Held(self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Makes a payment and notifies.
-    pub(crate) fn start(self: &Arc<Self>, op: Op, order_key: &str) -> Result<Started, StartRefusal> {
-        let started = self.state().start(clock::now(), op, order_key)?;
-        self.notify(op, &started.order_key, &started.payment_id);
+    /// Makes a payment and has it told.
+    pub(crate) async fn start(
+        &self,
+        op: Op,
+        order_key: &str,
+        method: Method,
+    ) -> Result<Started, StartRefusal> {
+        let (started, timing) = {
+            let mut state = self.state();
+            let now = state.now();
+            let started = state.start(now, op, order_key, method)?;
+            let timing = state.order(order_key).map(|order| order.scenario.plan().timing);
+            (started, timing)
+        };
+        self.notifier.bell.notify_one();
+        if timing == Some(Timing::BeforeAnswer) {
+            self.told(&started.told, FIRST_TOLD_MAX).await;
+        }
         Ok(started)
     }
 
-    /// Presses a button of the bank and notifies if it changed anything.
-    pub(crate) fn bank(self: &Arc<Self>, trxid: &str, pressed: BankResult) -> Option<BankOutcome> {
-        let outcome = self.state().bank(clock::now(), trxid, pressed)?;
-        if outcome.changed {
-            self.notify(Op::Bank, &outcome.order_key, &outcome.payment_id);
+    /// Presses a button of the bank and has it told if it changed anything.
+    pub(crate) async fn bank(&self, trxid: &str, pressed: BankResult) -> Option<BankOutcome> {
+        let (outcome, timing) = {
+            let mut state = self.state();
+            let now = state.now();
+            let timing = state.at_bank(trxid)?.0.scenario.plan().timing;
+            (state.bank(now, Op::Bank, trxid, pressed)?, timing)
+        };
+        self.notifier.bell.notify_one();
+        if timing == Timing::BeforeReturn {
+            self.told(&outcome.told, FIRST_TOLD_MAX).await;
         }
         Some(outcome)
+    }
+
+    /// Does at the bank what the shopper of a story does there, `delay` later.
+    pub(crate) async fn play(
+        &self,
+        trxid: &str,
+        scenario: Scenario,
+        delay: Option<SignedDuration>,
+    ) -> Option<Played> {
+        let (pressed, after) = match scenario.plan().shopper {
+            Shopper::Presses(pressed) => (pressed, None),
+            Shopper::PressesAfter(after, pressed) => (pressed, Some(after)),
+            Shopper::Leaves => return Some(Played::Left),
+        };
+        match delay.or(after) {
+            None => self.bank(trxid, pressed).await.map(Played::Pressed),
+            Some(after) => {
+                let mut state = self.state();
+                let at = state.now() + after;
+                state.at_bank(trxid)?;
+                state.press_later(at, trxid, pressed);
+                drop(state);
+                self.notifier.bell.notify_one();
+                Some(Played::Later { at, pressed })
+            }
+        }
     }
 
     /// The link that `create` hands out; the shopper can pay there whatever becomes of the merchant.
@@ -94,8 +147,13 @@ impl App {
         )
     }
 
-    pub(crate) fn bank_url(&self, trxid: &str) -> String {
-        format!("{}/ps_sim/ideal?trxid={trxid}", self.base_url)
+    /// The page where the shopper decides.
+    pub(crate) fn bank_url(&self, method: Method, trxid: &str) -> String {
+        let page = match method {
+            Method::Ideal => "ideal",
+            Method::PayPal => "paypal",
+        };
+        format!("{}/ps_sim/{page}?trxid={trxid}", self.base_url)
     }
 
     /// Records a request before anything comes of it.
@@ -110,10 +168,12 @@ impl App {
     ) -> Result<Exchange, Box<Reply>> {
         let mut state = self.state();
         if !state.has_room_for_a_request() {
-            tracing::warn!("the ledger is full and calls are refused: restart the simulator");
+            tracing::warn!("the ledger takes no more rows and calls are refused: start the simulator anew");
             return Err(Box::new(Reply::messages(
                 StatusCode::SERVICE_UNAVAILABLE,
-                ["The simulator's ledger is full: restart it."],
+                [
+                    "The simulator's ledger takes no more rows: start it anew, with an empty state_dir if it has one.",
+                ],
             )));
         }
         let entry = Entry {
@@ -124,7 +184,8 @@ impl App {
             status: None,
             detail: None,
         };
-        state.ledger.push(clock::now(), entry);
+        let now = state.now();
+        state.ledger.push(now, entry);
         Ok(Exchange {
             app: self.clone(),
             op,
@@ -132,6 +193,37 @@ impl App {
             answered: false,
         })
     }
+}
+
+/// The state, locked. What changed is in the journal when it is let go.
+#[derive(Debug)]
+pub(crate) struct Held<'a>(MutexGuard<'a, State>);
+
+impl Deref for Held<'_> {
+    type Target = State;
+    fn deref(&self) -> &State {
+        &self.0
+    }
+}
+
+impl DerefMut for Held<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.0
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.commit();
+    }
+}
+
+/// What a story's shopper did.
+#[derive(Debug)]
+pub(crate) enum Played {
+    Pressed(BankOutcome),
+    Later { at: Timestamp, pressed: BankResult },
+    Left,
 }
 
 /// A request on record that still owes its answer row. Dropped without one, it was cut: the client left, or a
@@ -161,7 +253,9 @@ impl Exchange {
             status,
             detail,
         };
-        self.app.state().ledger.push(clock::now(), entry);
+        let mut state = self.app.state();
+        let now = state.now();
+        state.ledger.push(now, entry);
     }
 }
 

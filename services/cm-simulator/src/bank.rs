@@ -1,4 +1,4 @@
-//! What does a shopper see and decide at the test bank?
+//! What does a shopper see and decide at the test bank, or at the test wallet?
 //!
 //! A form without JavaScript. A plain button does what it says; a scenario's button first puts the order in that
 //! scenario, then presses what its story presses.
@@ -15,15 +15,19 @@ use axum::{
 use serde::Deserialize;
 
 use crate::{
-    app::{App, Reply},
+    app::{App, Played, Reply},
+    clock::to_seconds,
     html,
     ledger::Op,
+    order::{BankResult, Method, Order, Payment, Phase},
     scenario::Scenario,
-    state::{BankResult, Order, Payment, Phase},
 };
 
 pub(crate) fn router() -> Router<Arc<App>> {
-    Router::new().route("/ps_sim/ideal", get(show).post(press))
+    // One page under two names: the payment knows its method.
+    Router::new()
+        .route("/ps_sim/ideal", get(show).post(press))
+        .route("/ps_sim/paypal", get(show).post(press))
 }
 
 #[derive(Debug, Deserialize)]
@@ -60,29 +64,36 @@ async fn press(State(app): State<Arc<App>>, form: Result<Form<PressForm>, FormRe
         Ok(exchange) => exchange,
         Err(full) => return full.into_response(),
     };
-    let pressed = match BankResult::parse(&form.result) {
-        Some(pressed) => pressed,
-        None => match Scenario::parse(&form.result, None) {
-            Ok(scenario) => {
-                if let Some(order) = app.state().order_mut(&order_key) {
-                    order.scenario = scenario;
-                }
-                scenario.bank_result()
+    let played = match (
+        BankResult::parse(&form.result),
+        Scenario::parse(&form.result, None),
+    ) {
+        (Some(pressed), _) => app.bank(&form.trxid, pressed).await.map(Played::Pressed),
+        (None, Ok(scenario)) => {
+            if let Some(order) = app.state().order_mut(&order_key) {
+                order.scenario = scenario;
             }
-            Err(_) => {
-                let text = "<p>The bank has no such button.</p>\n";
-                return exchange.answer(html::page(StatusCode::BAD_REQUEST, "No such button", text));
-            }
-        },
+            app.play(&form.trxid, scenario, None).await
+        }
+        (None, Err(_)) => {
+            let text = "<p>The bank has no such button.</p>\n";
+            return exchange.answer(html::page(StatusCode::BAD_REQUEST, "No such button", text));
+        }
     };
-    let reply = app
-        .bank(&form.trxid, pressed)
-        .map_or_else(html::not_found, |outcome| {
-            outcome
-                .return_url
-                .map_or_else(html::done, |url| html::see_other(&url))
-        });
-    exchange.answer(reply)
+    exchange.answer(match played {
+        None => html::not_found(),
+        Some(Played::Pressed(outcome)) => outcome
+            .return_url
+            .map_or_else(html::done, |url| html::see_other(&url)),
+        Some(Played::Later { at, .. }) => {
+            let text = format!(
+                "<p>The shopper takes until {} by the simulator's clock.</p>\n",
+                to_seconds(at)
+            );
+            html::page(StatusCode::OK, "Later", &text)
+        }
+        Some(Played::Left) => html::page(StatusCode::OK, "Left", "<p>The shopper has left.</p>\n"),
+    })
 }
 
 fn bank(order: &Order, payment: &Payment) -> Reply {
@@ -96,22 +107,29 @@ fn bank(order: &Order, payment: &Payment) -> Reply {
         html::escape(&order.reference),
         html::money(payment.amount_minor, &order.currency),
     );
+    let (title, page) = match payment.method {
+        Method::Ideal => ("Test bank", "ideal"),
+        Method::PayPal => ("Test PayPal", "paypal"),
+    };
+    if payment.phase == Phase::InReview {
+        body.push_str("<p>This payment is being reviewed.</p>\n");
+        return html::page(StatusCode::OK, title, &body);
+    }
     if payment.phase != Phase::AtTheBank {
         let _ = writeln!(body, "<p>This payment has ended: {}.</p>", payment.phase.state());
-        return html::page(StatusCode::OK, "Test bank", &body);
+        return html::page(StatusCode::OK, title, &body);
     }
     let _ = writeln!(
         body,
-        "<form method=\"post\" action=\"/ps_sim/ideal\">\n<input type=\"hidden\" name=\"trxid\" value=\"{}\">",
+        "<form method=\"post\" action=\"/ps_sim/{page}\">\n<input type=\"hidden\" name=\"trxid\" value=\"{}\">",
         html::escape(&payment.trxid),
     );
-    for result in BankResult::ALL {
-        let word = result.word();
-        let _ = writeln!(body, "<button name=\"result\" value=\"{word}\">{word}</button>");
+    for result in payment.method.buttons() {
+        let (word, label) = (result.word(), result.label(payment.method));
+        let _ = writeln!(body, "<button name=\"result\" value=\"{word}\">{label}</button>");
     }
     body.push_str("<h2>Scenarios</h2>\n");
-    for scenario in Scenario::AT_THE_BANK {
-        let name = scenario.name();
+    for name in Scenario::at_the_bank() {
         let _ = writeln!(body, "<button name=\"result\" value=\"{name}\">{name}</button>");
     }
     let _ = writeln!(
@@ -119,5 +137,5 @@ fn bank(order: &Order, payment: &Payment) -> Reply {
         "</form>\n<p class=\"note\">The order was made with scenario {}.</p>",
         html::escape(&order.scenario.name()),
     );
-    html::page(StatusCode::OK, "Test bank", &body)
+    html::page(StatusCode::OK, title, &body)
 }

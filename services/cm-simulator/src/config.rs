@@ -2,6 +2,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -31,6 +32,8 @@ pub struct SimConfig {
     pub hold_max: Duration,
     /// What fits in memory.
     pub bounds: Bounds,
+    /// A folder to keep everything in, so that a start goes on where the last run ended; `None` keeps nothing.
+    pub state_dir: Option<PathBuf>,
 }
 
 impl SimConfig {
@@ -48,6 +51,7 @@ impl SimConfig {
             // Clients give up after 10 to 30 s; a minute outlasts them, so that their timeout is what is tested.
             hold_max: Duration::from_secs(60),
             bounds: Bounds::default(),
+            state_dir: None,
         }
     }
 

@@ -3,12 +3,12 @@
 use std::{borrow::Cow, sync::Arc};
 
 use jiff::Timestamp;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use sha2::{Digest as _, Sha256};
 
-use crate::clock;
+use crate::{arc, clock};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Kind {
     /// Somebody called.
@@ -21,7 +21,7 @@ pub(crate) enum Kind {
     Notification,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Op {
     /// An order is made.
@@ -36,23 +36,29 @@ pub(crate) enum Op {
     MenuStart,
     /// The shopper decides at the bank.
     Bank,
+    /// CM, the bank or the wallet does something by itself: a review ends, money is taken back, an effect shows late.
+    Provider,
+    /// A test driver has a notification sent.
+    Notify,
+    /// The simulator began again with what it had kept. Requests above that lack their answer were cut by the stop.
+    Restart,
 }
 
 /// Which order and payment a row is about, as far as known when it was written. Amounts in minor units.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct About {
-    #[serde(serialize_with = "text")]
+    #[serde(with = "arc::option")]
     pub(crate) reference: Option<Arc<str>>,
-    #[serde(serialize_with = "text")]
+    #[serde(with = "arc::option")]
     pub(crate) order_key: Option<Arc<str>>,
-    #[serde(serialize_with = "text")]
+    #[serde(with = "arc::option")]
     pub(crate) payment_id: Option<Arc<str>>,
     pub(crate) amount: Option<i64>,
-    #[serde(serialize_with = "text")]
+    #[serde(with = "arc::option")]
     pub(crate) currency: Option<Arc<str>>,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Row {
     n: usize,
     #[serde(serialize_with = "millis")]
@@ -61,7 +67,7 @@ pub(crate) struct Row {
     pub(crate) op: Op,
     #[serde(flatten)]
     pub(crate) about: About,
-    #[serde(serialize_with = "hex")]
+    #[serde(serialize_with = "hex", deserialize_with = "unhex")]
     body_sha256: Option<[u8; 32]>,
     pub(crate) status: Option<u16>,
     pub(crate) detail: Option<Cow<'static, str>>,
@@ -120,6 +126,11 @@ impl Ledger {
         });
     }
 
+    /// A row of an earlier run, with the number and time that it has.
+    pub(crate) fn restore(&mut self, row: Row) {
+        self.rows.push(row);
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.rows.len()
     }
@@ -140,13 +151,21 @@ fn millis<S: Serializer>(at: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(&clock::to_millis(*at))
 }
 
-/// Serde's own support for `Arc` is a feature that every crate would be compiled with.
-fn text<S: Serializer>(text: &Option<Arc<str>>, to: S) -> Result<S::Ok, S::Error> {
-    text.as_deref().serialize(to)
-}
-
 fn hex<S: Serializer>(digest: &Option<[u8; 32]>, to: S) -> Result<S::Ok, S::Error> {
     digest
         .map(|bytes| data_encoding::HEXLOWER.encode(&bytes))
         .serialize(to)
+}
+
+fn unhex<'de, D: Deserializer<'de>>(from: D) -> Result<Option<[u8; 32]>, D::Error> {
+    let Some(text) = Option::<String>::deserialize(from)? else {
+        return Ok(None);
+    };
+    let bytes = data_encoding::HEXLOWER
+        .decode(text.as_bytes())
+        .map_err(D::Error::custom)?;
+    bytes
+        .try_into()
+        .map(Some)
+        .map_err(|_| D::Error::custom("a digest has 32 bytes"))
 }

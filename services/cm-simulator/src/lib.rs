@@ -1,13 +1,19 @@
 #![doc = include_str!("../README.md")]
 
 mod app;
+mod arc;
 mod bank;
 mod clock;
 mod config;
+mod drive;
+mod fault;
 mod html;
+mod job;
+mod journal;
 mod ledger;
 mod menu;
 mod notify;
+mod order;
 mod order_request;
 mod rest;
 mod scenario;
@@ -33,8 +39,9 @@ use crate::{
     state::State,
 };
 pub use crate::{
+    clock::parse_duration,
     config::{Bounds, ConfigError, NotificationPolicy, SimConfig},
-    scenario::{EndState, SCENARIOS, ScenarioDoc},
+    scenario::{Act, EndState, ProviderCalls, SCENARIOS, ScenarioDoc, Stand, Step},
 };
 
 /// Orders and payments are small; what is larger is a mistake or an attack.
@@ -74,6 +81,16 @@ impl Simulator {
             )
         })?;
         let address = listener.local_addr()?;
+        let mut state = match &config.state_dir {
+            None => State::new(config.bounds),
+            Some(dir) => State::open(config.bounds, dir).map_err(|error| {
+                io::Error::new(
+                    error.kind(),
+                    format!("simulator.state_dir {}: {error}", dir.display()),
+                )
+            })?,
+        };
+        state.notifying = config.notification_url.is_some();
         let credentials = format!("{}:{}", config.account, config.password.expose_secret());
         let app = App::new(
             config.merchant_key,
@@ -83,7 +100,7 @@ impl Simulator {
             config.hold_max,
             Notifier::new(config.notifications, config.notification_url)?,
             CancellationToken::new(),
-            State::new(config.bounds),
+            state,
         );
         Ok(Self {
             listener,
@@ -121,10 +138,12 @@ impl Simulator {
         let url = url.into();
         config::check_notification_url(&url)?;
         self.app.notifier.set_url(Some(url));
+        self.app.state().notifying = true;
         Ok(())
     }
 
-    /// Answers until `shutdown`; then held calls are cut and waiting notifications are dropped.
+    /// Answers until `shutdown`; then held calls are cut. Notifications that wait go on at the next start, if the state is
+    /// kept.
     ///
     /// # Errors
     /// Those of the listener.
@@ -140,6 +159,7 @@ impl Simulator {
             body_max: BODY_MAX,
             ..Limits::default()
         };
+        let agenda = tokio::spawn(app.clone().keep_agenda());
         let serving = http::serve(listener, router(app.clone()), limits, shutdown.clone());
         tokio::pin!(serving);
         let result = tokio::select! {
@@ -150,6 +170,8 @@ impl Simulator {
             }
         };
         app.stop.cancel();
+        // It ends at the stop, and only a defect of its own can end it otherwise.
+        agenda.await.map_err(io::Error::other)?;
         app.notifier.tasks.close();
         app.notifier.tasks.wait().await;
         result
@@ -162,6 +184,7 @@ fn router(app: Arc<App>) -> Router {
         .merge(menu::router())
         .merge(bank::router())
         .merge(sim::router())
+        .merge(drive::router())
         .fallback(unknown_path)
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .with_state(app)

@@ -18,7 +18,8 @@ use crate::{
     app::{App, Reply},
     html,
     ledger::Op,
-    state::{Order, StartRefusal},
+    order::{Method, Order},
+    state::StartRefusal,
 };
 
 pub(crate) fn router() -> Router<Arc<App>> {
@@ -52,6 +53,10 @@ async fn pay(State(app): State<Arc<App>>, form: Result<Form<PayForm>, FormReject
     let Ok(Form(form)) = form else {
         return html::not_found().into_response();
     };
+    let Some(method) = Method::parse(&form.method) else {
+        let text = "<p>This way to pay is not available.</p>\n";
+        return html::page(StatusCode::BAD_REQUEST, "Not available", text).into_response();
+    };
     let (about, paid) = {
         let state = app.state();
         let Some(order) = state.order(&form.payment_cluster_key) else {
@@ -66,15 +71,11 @@ async fn pay(State(app): State<Arc<App>>, form: Result<Form<PayForm>, FormReject
     if let Some(back) = paid {
         return exchange.answer(back);
     }
-    if form.method != "IDEAL" {
-        let text = "<p>This way to pay is not available.</p>\n";
-        return exchange.answer(html::page(StatusCode::BAD_REQUEST, "Not available", text));
-    }
-    match app.start(Op::MenuStart, &form.payment_cluster_key) {
+    match app.start(Op::MenuStart, &form.payment_cluster_key, method).await {
         Ok(started) => {
             exchange.about.payment_id = Some(started.payment_id);
             app.state().link_given(&started.trxid);
-            exchange.answer(html::see_other(&app.bank_url(&started.trxid)))
+            exchange.answer(html::see_other(&app.bank_url(method, &started.trxid)))
         }
         Err(StartRefusal::UnknownOrder) => exchange.answer(html::not_found()),
         Err(StartRefusal::Expired | StartRefusal::TooManyPayments) => {
@@ -109,12 +110,13 @@ fn menu(order: &Order) -> Reply {
         html::money(order.amount_minor, &order.currency),
     );
     if !order.payments.is_empty() {
-        body.push_str("<table>\n<tr><th>Attempt</th><th>State</th></tr>\n");
+        body.push_str("<table>\n<tr><th>Attempt</th><th>Method</th><th>State</th></tr>\n");
         for payment in &order.payments {
             let _ = writeln!(
                 body,
-                "<tr><td>{}</td><td>{}</td></tr>",
+                "<tr><td>{}</td><td>{}</td><td>{}</td></tr>",
                 html::escape(&payment.id),
+                html::escape(payment.method.label()),
                 payment.phase.state()
             );
         }
@@ -123,10 +125,18 @@ fn menu(order: &Order) -> Reply {
     let _ = writeln!(
         body,
         "<form method=\"post\" action=\"/ps/menu\">\n\
-         <input type=\"hidden\" name=\"payment_cluster_key\" value=\"{}\">\n\
-         <button name=\"method\" value=\"IDEAL\">Pay with iDEAL</button>\n</form>",
+         <input type=\"hidden\" name=\"payment_cluster_key\" value=\"{}\">",
         html::escape(&order.key),
     );
+    for method in Method::ALL {
+        let _ = writeln!(
+            body,
+            "<button name=\"method\" value=\"{}\">Pay with {}</button>",
+            method.word(),
+            html::escape(method.label()),
+        );
+    }
+    body.push_str("</form>\n");
     if let Some(url) = order.canceled_url() {
         let _ = writeln!(
             body,

@@ -1,37 +1,41 @@
 //! How does a merchant hear that something changed, and what if he does not listen?
 //!
 //! A GET with the merchant reference and nothing else, after every change of a payment. Anything but 200 is a failed
-//! attempt, a redirect too. Every attempt is a ledger row.
+//! attempt, a redirect too. Every attempt is a ledger row. What waits stands in the state, with its time by the simulator's
+//! clock; here it is sent, and whatever else is due happens.
 
 use std::{
-    borrow::Cow,
     io,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
+use jiff::SignedDuration;
 use reqwest::redirect;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::task::TaskTracker;
 
 use crate::{
     app::App,
-    clock,
     config::NotificationPolicy,
-    ledger::{About, Entry, Kind, Op},
+    job::{Job, Task},
 };
 
 /// Calls under way at once: enough for a load test, few enough for a development machine's sockets.
 const IN_FLIGHT_MAX: usize = 64;
-/// Notifications waiting or under way; one costs about 1 KB. Beyond it they are given up at once, which a client must
-/// survive anyway.
-const PENDING_MAX: usize = 20_000;
+/// The longest sleep: the machine's own clock may be set meanwhile.
+const LOOK: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub(crate) struct Notifier {
     client: reqwest::Client,
     policy: NotificationPolicy,
     url: Mutex<Option<String>>,
-    in_flight: Semaphore,
+    in_flight: Arc<Semaphore>,
+    /// Rung when something may be due.
+    pub(crate) bell: Notify,
+    /// Rung when an attempt has ended.
+    pub(crate) ended: Notify,
     pub(crate) tasks: TaskTracker,
 }
 
@@ -51,7 +55,9 @@ impl Notifier {
             client,
             policy,
             url: Mutex::new(url),
-            in_flight: Semaphore::new(IN_FLIGHT_MAX),
+            in_flight: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
+            bell: Notify::new(),
+            ended: Notify::new(),
             tasks: TaskTracker::new(),
         })
     }
@@ -69,79 +75,77 @@ impl Notifier {
 }
 
 impl App {
-    /// Notifies as often as the order's scenario says, without waiting for it.
-    pub(crate) fn notify(self: &Arc<Self>, op: Op, order_key: &str, payment_id: &str) {
-        let (about, copies) = {
-            let mut state = self.state();
-            let Some(order) = state.order_mut(order_key) else {
-                return;
+    /// Lets happen what is due and sends what is to be sent, until the program stops.
+    pub(crate) async fn keep_agenda(self: Arc<Self>) {
+        loop {
+            // The place before the work, so that what is taken can be sent at once.
+            let permit = tokio::select! {
+                () = self.stop.cancelled() => return,
+                permit = self.notifier.in_flight.clone().acquire_owned() => permit,
             };
-            let copies = order.scenario.notification_copies();
-            let about = About {
-                payment_id: Some(payment_id.into()),
-                ..order.about()
+            let Ok(permit) = permit else { return };
+            let (job, wait) = {
+                let mut state = self.state();
+                let now = state.now();
+                let job = state.take_notification(now);
+                let wait = state.next_due().map_or(LOOK, |due| {
+                    Duration::try_from(due.duration_since(now)).unwrap_or_default()
+                });
+                (job, wait)
             };
-            if self.notifier.url_for("").is_none() {
-                return;
-            }
-            if self.notifier.tasks.len() + copies > PENDING_MAX {
-                let detail = "given up at once: too many notifications are waiting";
-                state
-                    .ledger
-                    .push(clock::now(), attempt(op, about, None, Cow::Borrowed(detail)));
-                return;
-            }
-            order.notifications_pending += copies;
-            (about, copies)
-        };
-        for _ in 0..copies {
-            let (app, about) = (self.clone(), about.clone());
+            let Some(job) = job else {
+                drop(permit);
+                tokio::select! {
+                    () = self.stop.cancelled() => return,
+                    () = self.notifier.bell.notified() => {}
+                    () = tokio::time::sleep(wait.min(LOOK)) => {}
+                }
+                continue;
+            };
+            let app = self.clone();
             self.notifier.tasks.spawn(async move {
                 tokio::select! {
+                    // It stays in the state: whoever keeps that goes on from there.
                     () = app.stop.cancelled() => {}
-                    () = app.deliver(op, &about) => {}
+                    () = app.deliver(job) => {}
                 }
-                let mut state = app.state();
-                if let Some(order) = about.order_key.as_deref().and_then(|key| state.order_mut(key)) {
-                    order.notifications_pending = order.notifications_pending.saturating_sub(1);
-                }
+                drop(permit);
+                app.notifier.bell.notify_one();
+                app.notifier.ended.notify_waiters();
             });
         }
     }
 
-    async fn deliver(&self, op: Op, about: &About) {
+    /// One attempt, and what comes of it.
+    async fn deliver(&self, job: Job) {
+        let Task::Notify { about, tried, .. } = &job.task else {
+            return;
+        };
         let policy = self.notifier.policy;
-        let mut pause = policy.backoff_first;
-        for number in 1..=policy.attempts_max {
-            let (status, said) = self.attempt(about).await;
-            let delivered = status == Some(200);
-            let last = number == policy.attempts_max;
-            let next = match (delivered, last) {
-                (true, _) => "delivered".to_owned(),
-                (false, true) => format!("{said}; given up"),
-                (false, false) => format!("{said}; next in {} ms", pause.as_millis()),
-            };
-            let detail = format!("attempt {number} of {}: {next}", policy.attempts_max);
-            self.state().ledger.push(
-                clock::now(),
-                attempt(op, about.clone(), status, Cow::Owned(detail)),
-            );
-            if delivered || last {
-                return;
-            }
-            tokio::time::sleep(pause).await;
-            pause = pause.saturating_mul(2).min(policy.backoff_max);
-        }
+        let number = tried + 1;
+        let reference = about.reference.as_deref().unwrap_or_default();
+        let (status, said) = self.attempt(reference).await;
+        let last = number >= policy.attempts_max;
+        let doubled = policy.backoff_first.saturating_mul(1 << (*tried).min(20));
+        let pause = doubled.min(policy.backoff_max);
+        let (next, again) = match (status == Some(200), last) {
+            (true, _) => ("delivered".to_owned(), None),
+            (false, true) => (format!("{said}; given up"), None),
+            (false, false) => (
+                format!("{said}; next in {} ms", pause.as_millis()),
+                Some(SignedDuration::try_from(pause).unwrap_or(SignedDuration::ZERO)),
+            ),
+        };
+        let detail = format!("attempt {number} of {}: {next}", policy.attempts_max);
+        let mut state = self.state();
+        let now = state.now();
+        state.tried(now, job, status, detail, again);
     }
 
     /// The HTTP code, none without an answer, and a word on it.
-    async fn attempt(&self, about: &About) -> (Option<u16>, &'static str) {
-        let reference = about.reference.as_deref().unwrap_or_default();
+    async fn attempt(&self, reference: &str) -> (Option<u16>, &'static str) {
         let Some(url) = self.notifier.url_for(reference) else {
             return (None, "no notification url is set");
-        };
-        let Ok(_permit) = self.notifier.in_flight.acquire().await else {
-            return (None, "the simulator stops");
         };
         // The body is not read: CM asks for a code and nothing else.
         match self.notifier.client.get(url).send().await {
@@ -151,15 +155,24 @@ impl App {
             Err(_) => (None, "the connection broke"),
         }
     }
-}
 
-fn attempt(op: Op, about: About, status: Option<u16>, detail: Cow<'static, str>) -> Entry {
-    Entry {
-        kind: Kind::Notification,
-        op,
-        about,
-        body_sha256: None,
-        status,
-        detail: Some(detail),
+    /// Waits until notifications were answered or given up, for as long as a caller can be held.
+    pub(crate) async fn told(&self, notifications: &[u64], at_most: Duration) {
+        let waiting = async {
+            loop {
+                let ended = self.notifier.ended.notified();
+                tokio::pin!(ended);
+                // Registered before the look, so that no ring between the two is missed.
+                ended.as_mut().enable();
+                if !notifications.iter().any(|id| self.state().is_waiting(*id)) {
+                    return;
+                }
+                ended.await;
+            }
+        };
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            _ = tokio::time::timeout(at_most, waiting) => {}
+        }
     }
 }

@@ -7,7 +7,7 @@ use jiff::SignedDuration;
 use serde_json::{Map, Value};
 use url::Url;
 
-use crate::state::{NewOrder, ReturnUrls};
+use crate::order::{NewOrder, ReturnUrls};
 
 /// CM measured to keep an order 21 days whatever was asked; with `expiry` we do as asked.
 const LIFETIME_DEFAULT: SignedDuration = SignedDuration::from_hours(21 * 24);

@@ -14,6 +14,7 @@ use axum::{
     routing::{get, post},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -21,10 +22,12 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     app::{App, Exchange, Reply, hang_up},
     clock::{self, to_seconds},
+    fault::Felt,
     ledger::{About, Op},
+    order::{Method, Order, Phase},
     order_request,
     scenario::{Scenario, StartFault},
-    state::{CreateRefusal, Order, Phase, StartRefusal},
+    state::{CreateRefusal, StartRefusal},
 };
 
 const ORDER_NOT_FOUND: &str = "Order could not be found with the given key.";
@@ -63,21 +66,30 @@ async fn create(
             .and_then(Value::as_i64),
         ..About::default()
     };
-    let mut exchange = match app.received(Op::Create, about, bytes) {
+    let exchange = match app.received(Op::Create, about, bytes) {
         Ok(exchange) => exchange,
         Err(full) => return full.into_response(),
     };
-    let made = admit(&app, &merchant_key, &headers)
-        .and_then(|()| json_body(&headers, json))
-        .and_then(|json| create_order(&app, &headers, &json));
-    match made {
+    let ready = admit(&app, &merchant_key, &headers).and_then(|()| json_body(&headers, json));
+    let json = match ready {
+        Ok(json) => json,
+        Err(refusal) => return exchange.answer(refusal),
+    };
+    let felt = app.state().feel(Op::Create);
+    let exchange = match before_effect(&app, exchange, felt).await {
+        Ok(exchange) => exchange,
+        Err(response) => return response,
+    };
+    match create_order(&app, &headers, &json) {
         Ok((order_key, lost, reply)) => {
+            let mut exchange = exchange;
             exchange.about.order_key = Some(order_key);
-            if lost {
-                never_answer(&app, exchange).await
+            let fault = if lost {
+                Some(StartFault::NeverAnswer)
             } else {
-                exchange.answer(reply)
-            }
+                felt.fault
+            };
+            after_effect(&app, exchange, fault, felt.latency_ms, reply).await
         }
         Err(refusal) => exchange.answer(refusal),
     }
@@ -108,7 +120,8 @@ fn create_order(app: &App, headers: &HeaderMap, body: &Value) -> Result<(Arc<str
     let new =
         order_request::parse(body).map_err(|problems| Reply::messages(StatusCode::BAD_REQUEST, problems))?;
     let mut state = app.state();
-    let (key, reference, reply) = match state.create(clock::now(), new, scenario) {
+    let now = state.now();
+    match state.create(now, new, scenario) {
         Ok(order) => {
             let reply = Reply::json(
                 StatusCode::CREATED,
@@ -118,18 +131,16 @@ fn create_order(app: &App, headers: &HeaderMap, body: &Value) -> Result<(Arc<str
                     expires_on: to_seconds(order.expires_at),
                 },
             );
-            (order.key.clone(), order.reference.clone(), reply)
+            Ok((order.key.clone(), order.answer_lost, reply))
         }
-        Err(CreateRefusal::DuplicateReference) => {
-            return Err(bad("Merchant order reference is not unique.".into()));
-        }
+        Err(CreateRefusal::DuplicateReference) => Err(bad("Merchant order reference is not unique.".into())),
         Err(CreateRefusal::Full) => {
-            tracing::warn!("the simulator is full and new orders are refused: restart it");
-            let message = "The simulator holds as many orders as it can: restart it.";
-            return Err(Reply::messages(StatusCode::SERVICE_UNAVAILABLE, [message]));
+            tracing::warn!("the simulator is full and new orders are refused: start it anew");
+            let message = "The simulator holds as many orders as it can: start it anew, with an empty state_dir if it \
+                           has one.";
+            Err(Reply::messages(StatusCode::SERVICE_UNAVAILABLE, [message]))
         }
-    };
-    Ok((key, state.loses_create_answer(&reference, scenario), reply))
+    }
 }
 
 async fn detail(
@@ -141,12 +152,22 @@ async fn detail(
         Ok(exchange) => exchange,
         Err(full) => return full.into_response(),
     };
-    let reply = admit(&app, &merchant_key, &headers).and_then(|()| {
+    if let Err(refusal) = admit(&app, &merchant_key, &headers) {
+        return exchange.answer(refusal);
+    }
+    let felt = app.state().feel(Op::Status);
+    let exchange = match before_effect(&app, exchange, felt).await {
+        Ok(exchange) => exchange,
+        Err(response) => return response,
+    };
+    let reply = {
         let state = app.state();
-        let order = state.order(&order_key).ok_or_else(not_found)?;
-        Ok(Reply::json(StatusCode::OK, &detail_body(order)))
-    });
-    exchange.answer(reply.unwrap_or_else(|refusal| refusal))
+        let now = state.now();
+        state.order(&order_key).map_or_else(not_found, |order| {
+            Reply::json(StatusCode::OK, &detail_body(order, now))
+        })
+    };
+    after_effect(&app, exchange, felt.fault, felt.latency_ms, reply).await
 }
 
 async fn start(
@@ -156,21 +177,29 @@ async fn start(
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
     let (json, bytes) = read(&body);
-    let mut exchange = match app.received(Op::Start, about(&app, &order_key), bytes) {
+    let exchange = match app.received(Op::Start, about(&app, &order_key), bytes) {
         Ok(exchange) => exchange,
         Err(full) => return full.into_response(),
     };
-    let fault = admit(&app, &merchant_key, &headers)
+    let checked = admit(&app, &merchant_key, &headers)
         .and_then(|()| json_body(&headers, json))
         .and_then(|json| check_start(&app, &order_key, &json));
-    let fault = match fault {
-        Ok(fault) => fault,
+    let (method, scenario) = match checked {
+        Ok(checked) => checked,
         Err(refusal) => return exchange.answer(refusal),
     };
-    if fault == StartFault::Answer503WithoutEffect {
-        return exchange.answer(unavailable());
+    let mut felt = app.state().feel(Op::Start);
+    if felt.fault.is_none() {
+        match scenario.plan().start {
+            StartFault::AnswerLater => felt.latency_ms += scenario.delay_ms(),
+            fault => felt.fault = Some(fault),
+        }
     }
-    let started = match app.start(Op::Start, &order_key) {
+    let mut exchange = match before_effect(&app, exchange, felt).await {
+        Ok(exchange) => exchange,
+        Err(response) => return response,
+    };
+    let started = match app.start(Op::Start, &order_key, method).await {
         Ok(started) => started,
         Err(StartRefusal::UnknownOrder) => return exchange.answer(not_found()),
         Err(StartRefusal::Expired | StartRefusal::TooManyPayments) => {
@@ -179,19 +208,7 @@ async fn start(
         }
     };
     exchange.about.payment_id = Some(started.payment_id.clone());
-    match fault {
-        StartFault::None | StartFault::Answer503WithoutEffect => {}
-        StartFault::NeverAnswer => return never_answer(&app, exchange).await,
-        StartFault::Answer503 => return exchange.answer(unavailable()),
-        StartFault::AnswerAfter { delay_ms } => {
-            tokio::select! {
-                () = app.stop.cancelled() => return hang_up(),
-                () = tokio::time::sleep(Duration::from_millis(delay_ms)) => {}
-            }
-        }
-    }
-    app.state().link_given(&started.trxid);
-    exchange.answer(Reply::json(
+    let reply = Reply::json(
         StatusCode::CREATED,
         &StartedBody {
             id: &started.payment_id,
@@ -199,32 +216,89 @@ async fn start(
             urls: [StartUrl {
                 purpose: "REDIRECT",
                 method: "GET",
-                url: app.bank_url(&started.trxid),
+                url: app.bank_url(method, &started.trxid),
                 order: 1,
             }],
         },
-    ))
+    );
+    let answered = matches!(felt.fault, None | Some(StartFault::None));
+    let response = after_effect(&app, exchange, felt.fault, felt.latency_ms, reply).await;
+    if answered {
+        app.state().link_given(&started.trxid);
+    }
+    response
 }
 
-/// What will become of this start, if the request is one that CM would take.
-fn check_start(app: &App, order_key: &str, body: &Value) -> Result<StartFault, Reply> {
+/// What a call feels before it has done anything; it goes on with the exchange, or is over.
+async fn before_effect(app: &App, exchange: Exchange, felt: Felt) -> Result<Exchange, Response> {
+    match felt.fault {
+        Some(StartFault::Answer503WithoutEffect) => {
+            wait(app, felt.latency_ms).await;
+            Err(exchange.answer(unavailable()))
+        }
+        Some(StartFault::NeverAnswerWithoutEffect) => Err(never_answer(app, exchange).await),
+        Some(
+            StartFault::None | StartFault::AnswerLater | StartFault::NeverAnswer | StartFault::Answer503,
+        )
+        | None => Ok(exchange),
+    }
+}
+
+/// What becomes of the answer to a call that has done its work.
+async fn after_effect(
+    app: &App,
+    exchange: Exchange,
+    fault: Option<StartFault>,
+    latency_ms: u64,
+    reply: Reply,
+) -> Response {
+    match fault {
+        Some(StartFault::NeverAnswer) => return never_answer(app, exchange).await,
+        Some(StartFault::Answer503) => {
+            wait(app, latency_ms).await;
+            return exchange.answer(unavailable());
+        }
+        Some(
+            StartFault::None
+            | StartFault::AnswerLater
+            | StartFault::Answer503WithoutEffect
+            | StartFault::NeverAnswerWithoutEffect,
+        )
+        | None => {}
+    }
+    if !wait(app, latency_ms).await {
+        return hang_up();
+    }
+    exchange.answer(reply)
+}
+
+/// By the machine's clock, since a caller is held by it; false when the program stops first.
+async fn wait(app: &App, latency_ms: u64) -> bool {
+    if latency_ms == 0 {
+        return true;
+    }
+    tokio::select! {
+        () = app.stop.cancelled() => false,
+        () = tokio::time::sleep(Duration::from_millis(latency_ms)) => true,
+    }
+}
+
+/// The method, and the story the order is in, if the request is one that CM would take.
+fn check_start(app: &App, order_key: &str, body: &Value) -> Result<(Method, Scenario), Reply> {
     let bad = |message: String| Err(Reply::messages(StatusCode::BAD_REQUEST, [message]));
-    let fault = app
-        .state()
-        .order(order_key)
-        .ok_or_else(not_found)?
-        .scenario
-        .start_fault();
+    let scenario = app.state().order(order_key).ok_or_else(not_found)?.scenario;
     match body.get("method") {
         None | Some(Value::Null) => bad("Property 'method' is mandatory".into()),
         // iDEAL chooses the bank on its own page, so `ideal_details` is neither needed nor looked at.
-        Some(Value::String(method)) if method == "IDEAL" => Ok(fault),
-        Some(Value::String(method)) => {
-            let method: String = method.chars().take(50).collect();
-            bad(format!(
-                "Property 'method' must be a method that is available for the order, '{method}' is not"
-            ))
-        }
+        Some(Value::String(word)) => match Method::parse(word) {
+            Some(method) => Ok((method, scenario)),
+            None => {
+                let word: String = word.chars().take(50).collect();
+                bad(format!(
+                    "Property 'method' must be a method that is available for the order, '{word}' is not"
+                ))
+            }
+        },
         Some(_) => bad("Property 'method' must be a string".into()),
     }
 }
@@ -417,7 +491,9 @@ struct PaymentBody<'a> {
     id: &'a str,
     method: &'static str,
     authorization: AuthorizationBody<'a>,
-    captures: Vec<CaptureBody<'a>>,
+    captures: Vec<MoveBody<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    chargebacks: Vec<MoveBody<'a>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -432,18 +508,22 @@ struct AuthorizationBody<'a> {
 }
 
 #[derive(Debug, Serialize)]
-struct CaptureBody<'a> {
+struct MoveBody<'a> {
     amount: i64,
     currency: &'a str,
     state: &'static str,
     date_last_modified: String,
 }
 
-fn detail_body(order: &Order) -> DetailBody<'_> {
-    let currency = &*order.currency;
-    let payments = order.payments.iter().map(|payment| {
-        let state = payment.phase.state();
-        let reason = payment.phase.reason();
+fn detail_body(order: &Order, now: Timestamp) -> DetailBody<'_> {
+    // The mix-up of a story: everything that names the order or its payment is another's.
+    let foreign = order.scenario.plan().foreign_report && order.safe_since.is_some();
+    let shown = order
+        .payments
+        .iter()
+        .filter(|payment| payment.visible_from <= now);
+    let payments = shown.map(|payment| {
+        let currency = &*payment.currency;
         let (amount, confidence, captures) = match payment.phase {
             Phase::Authorized {
                 amount_minor: amount,
@@ -451,41 +531,53 @@ fn detail_body(order: &Order) -> DetailBody<'_> {
             } => (
                 amount,
                 Some("ACQUIRER_APPROVED"),
-                vec![CaptureBody {
+                vec![MoveBody {
                     amount,
                     currency,
                     state: "CAPTURED",
                     date_last_modified: to_seconds(captured_at),
                 }],
             ),
-            Phase::AtTheBank | Phase::Ended(_) => (payment.amount_minor, None, Vec::new()),
+            Phase::AtTheBank | Phase::InReview | Phase::Ended(_) => (payment.amount_minor, None, Vec::new()),
         };
+        let chargebacks = payment.charged_back_at.map(|at| MoveBody {
+            amount,
+            currency,
+            state: "CHARGED",
+            date_last_modified: to_seconds(at),
+        });
         PaymentBody {
-            id: &payment.id,
-            method: "IDEAL",
+            id: if foreign { "pid4900000000t" } else { &payment.id },
+            method: payment.method.word(),
             authorization: AuthorizationBody {
                 amount,
                 currency,
                 confidence,
-                state,
-                reason,
+                state: payment.phase.state(),
+                reason: payment.phase.reason(),
             },
             captures,
+            chargebacks: chargebacks.into_iter().collect(),
         }
     });
     DetailBody {
-        order_reference: &order.reference,
+        order_reference: if foreign {
+            "another-shoppers-order"
+        } else {
+            &order.reference
+        },
         description: &order.description,
         amount: order.amount_minor,
-        currency,
+        currency: &order.currency,
         email: &order.email,
         language: &order.language,
         country: &order.country,
         profile: order.profile.as_deref(),
         timestamp: to_seconds(order.created_at),
         expires_on: to_seconds(order.expires_at),
-        considered_safe: order.safe_since.map(|since| ConsideredSafe {
-            level: "SAFE",
+        // Whether it goes away after a chargeback is not known: it stays, so that nobody may rely on its going.
+        considered_safe: order.considered_safe().map(|(level, since)| ConsideredSafe {
+            level,
             timestamp: to_seconds(since),
         }),
         payments: payments.collect(),

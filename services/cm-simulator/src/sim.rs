@@ -1,4 +1,4 @@
-//! What can a test driver see and do that CM's own API does not offer?
+//! What can a test driver see that CM's own API does not offer?
 //!
 //! Open to whoever reaches it, so the listener belongs on loopback. Bodies must be sent as JSON, which a foreign web
 //! page cannot do without asking first.
@@ -19,9 +19,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     app::{App, Reply},
     clock::to_millis,
-    ledger::Op,
+    order::Order,
     scenario::{SCENARIOS, Scenario},
-    state::{BankResult, Order, Phase, StartRefusal},
 };
 
 /// Rows looked at per chunk: the state is locked that long, and a chunk is some 400 KB at most.
@@ -38,7 +37,6 @@ pub(crate) fn router() -> Router<Arc<App>> {
             "/sim/scenarios",
             get(async || Reply::json(StatusCode::OK, &SCENARIOS)),
         )
-        .route("/sim/pay", post(pay))
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -107,6 +105,7 @@ struct SimOrder<'a> {
 #[derive(Debug, Serialize)]
 struct SimPayment<'a> {
     id: &'a str,
+    method: &'static str,
     state: &'static str,
     amount: i64,
     bank_url: String,
@@ -146,9 +145,10 @@ fn sim_order<'a>(app: &App, order: &'a Order) -> SimOrder<'a> {
             .iter()
             .map(|payment| SimPayment {
                 id: &payment.id,
+                method: payment.method.word(),
                 state: payment.phase.state(),
                 amount: payment.amount_minor,
-                bank_url: app.bank_url(&payment.trxid),
+                bank_url: app.bank_url(payment.method, &payment.trxid),
                 link_given: payment.link_given,
             })
             .collect(),
@@ -174,127 +174,16 @@ async fn set_scenario(
     Ok(Reply::json(StatusCode::OK, &sim_order(&app, order)))
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PayBody {
-    order_key: Option<String>,
-    order_reference: Option<String>,
-    /// The order's own when left out.
-    scenario: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct PaidBody<'a> {
-    order_key: &'a str,
-    order_reference: &'a str,
-    scenario: String,
-    payment_id: &'a str,
-    /// `start`: the merchant's payment; `menu`: one made on the menu, as no link of another had been given.
-    via: &'static str,
-    pressed: &'static str,
-    state: &'static str,
-    return_url: Option<String>,
-}
-
-/// Plays the shopper: goes to the bank by the newest link that was given, or else by the menu, and presses a button.
-async fn pay(
-    State(app): State<Arc<App>>,
-    body: Result<Json<PayBody>, JsonRejection>,
-) -> Result<Response, Reply> {
-    let Json(body) = body.map_err(bad_json)?;
-    let wanted = body.scenario.as_deref().map(parse_scenario).transpose()?;
-    let (order_key, order_reference, scenario, open) = {
-        let mut state = app.state();
-        let order = match (&body.order_key, &body.order_reference) {
-            (Some(key), None) => state.order(key),
-            (None, Some(reference)) => state.order_by_reference(reference),
-            _ => {
-                let message = "give either order_key or order_reference";
-                return Err(Reply::messages(StatusCode::BAD_REQUEST, [message]));
-            }
-        };
-        let key = order.ok_or_else(unknown_order)?.key.clone();
-        let order = state.order_mut(&key).ok_or_else(unknown_order)?;
-        if order.safe_since.is_some() {
-            let message = "the order is paid already: CM's menu would send the shopper back";
-            return Err(Reply::messages(StatusCode::CONFLICT, [message]));
-        }
-        if let Some(wanted) = wanted {
-            order.scenario = wanted;
-        }
-        let open = order
-            .payments
-            .iter()
-            .rev()
-            .find(|payment| payment.link_given && payment.phase == Phase::AtTheBank)
-            .map(|payment| payment.trxid.clone());
-        (key, order.reference.clone(), order.scenario, open)
-    };
-    let (trxid, via) = match open {
-        Some(trxid) => (trxid, "start"),
-        None => (menu_payment(&app, &order_key)?, "menu"),
-    };
-    let pressed: BankResult = scenario.bank_result();
-    let about = app
-        .state()
-        .at_bank(&trxid)
-        .map(|(order, payment)| order.about_payment(payment));
-    let exchange = app
-        .received(Op::Bank, about.unwrap_or_default(), &[])
-        .map_err(|full| *full)?;
-    let outcome = app.bank(&trxid, pressed).ok_or_else(unknown_order)?;
-    Ok(exchange.answer(Reply::json(
-        StatusCode::OK,
-        &PaidBody {
-            order_key: &order_key,
-            order_reference: &order_reference,
-            scenario: scenario.name().into_owned(),
-            payment_id: &outcome.payment_id,
-            via,
-            pressed: pressed.word(),
-            state: outcome.state,
-            return_url: outcome.return_url,
-        },
-    )))
-}
-
-/// What the menu's button does, on record like a browser's press of it.
-fn menu_payment(app: &Arc<App>, order_key: &str) -> Result<Arc<str>, Reply> {
-    let about = app.state().order(order_key).map(Order::about).unwrap_or_default();
-    let mut exchange = app.received(Op::MenuStart, about, &[]).map_err(|full| *full)?;
-    match app.start(Op::MenuStart, order_key) {
-        Ok(started) => {
-            exchange.about.payment_id = Some(started.payment_id);
-            app.state().link_given(&started.trxid);
-            // The redirect that a browser would have followed.
-            drop(exchange.answer(crate::html::see_other(&app.bank_url(&started.trxid))));
-            Ok(started.trxid)
-        }
-        Err(refusal) => {
-            let reply = match refusal {
-                StartRefusal::UnknownOrder => unknown_order(),
-                StartRefusal::Expired => Reply::messages(StatusCode::CONFLICT, ["the order has expired"]),
-                StartRefusal::TooManyPayments => Reply::messages(
-                    StatusCode::CONFLICT,
-                    ["the order has as many payments as it may have"],
-                ),
-            };
-            drop(exchange.answer(reply.clone()));
-            Err(reply)
-        }
-    }
-}
-
-fn parse_scenario(name: &str) -> Result<Scenario, Reply> {
+pub(crate) fn parse_scenario(name: &str) -> Result<Scenario, Reply> {
     Scenario::parse(name, None)
         .map_err(|unknown| Reply::messages(StatusCode::BAD_REQUEST, [unknown.to_string()]))
 }
 
-fn bad_json(rejection: JsonRejection) -> Reply {
+pub(crate) fn bad_json(rejection: JsonRejection) -> Reply {
     Reply::messages(rejection.status(), [rejection.body_text()])
 }
 
-fn unknown_order() -> Reply {
-    let message = "no such order here: it is made when its first payment starts, and a restart forgets it";
+pub(crate) fn unknown_order() -> Reply {
+    let message = "no such order here: it is made when its first payment starts, and without a state_dir a restart forgets it";
     Reply::messages(StatusCode::NOT_FOUND, [message])
 }

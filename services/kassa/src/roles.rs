@@ -239,6 +239,7 @@ pub(crate) fn simulator(config: &Config) -> SimConfig {
     );
     sim.listen = settings.listen;
     sim.notification_url = settings.notification_url.clone();
+    sim.state_dir = settings.state_dir.clone();
     sim
 }
 

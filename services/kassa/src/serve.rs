@@ -31,7 +31,12 @@ pub(crate) struct ServeArgs {
 pub(crate) struct MigrateArgs {}
 
 pub(crate) async fn run(args: &ServeArgs, file: Option<&Path>) -> anyhow::Result<ExitCode> {
-    let config = cli::load(file)?;
+    // The simulator is another company's: it has no business with our database.
+    let config = if args.roles.iter().all(|role| *role == Role::CmSimulator) {
+        cli::load_without_database(file)?
+    } else {
+        cli::load(file)?
+    };
     telemetry::init(
         config.log.format,
         "info,async_nats=warn,async_nats::connector=off,deadpool=off",

@@ -10,6 +10,7 @@ mod permissions;
 mod read_models;
 mod replay;
 mod scenarios;
+mod simulator;
 mod stage;
 mod store;
 mod telemetry;

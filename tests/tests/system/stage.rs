@@ -320,10 +320,14 @@ impl Stage {
     }
 
     pub(crate) async fn start(&self, order_id: &str) -> Value {
+        self.start_by(order_id, "ideal").await
+    }
+
+    pub(crate) async fn start_by(&self, order_id: &str, method: &str) -> Value {
         let answer = self
             .command(
                 "start_payment",
-                &json!({ "order_id": order_id, "method": "ideal" }),
+                &json!({ "order_id": order_id, "method": method }),
             )
             .await;
         assert!(answer["payment_id"].is_string(), "{answer}");
@@ -333,19 +337,27 @@ impl Stage {
     /// What the shopper does, at the bank or through the menu.
     pub(crate) async fn press(&self, reference: &str, scenario: &str) {
         let body = json!({ "order_reference": reference, "scenario": scenario });
-        let response = self
-            .http
-            .post(format!("{}/sim/pay", self.sim_url))
-            .json(&body)
-            .send()
-            .await
-            .expect("it answers");
+        self.sim_post("/sim/pay", &body).await;
+    }
+
+    /// Has the simulator do something; its answer.
+    pub(crate) async fn sim_post(&self, path: &str, body: &Value) -> Value {
+        let url = format!("{}{path}", self.sim_url);
+        let response = self.http.post(url).json(body).send().await.expect("it answers");
         let status = response.status();
-        assert!(
-            status.is_success(),
-            "{status}: {}",
-            response.text().await.unwrap_or_default()
-        );
+        let answer = response.text().await.unwrap_or_default();
+        assert!(status.is_success(), "{path} {body}: {status}: {answer}");
+        serde_json::from_str(&answer).expect("JSON")
+    }
+
+    /// Lets time pass, such as `45m`, for the simulator and for every service.
+    pub(crate) async fn pass(&self, time: &str) {
+        let clock = self.sim_post("/sim/clock", &json!({ "advance": time })).await;
+        let offset_ms = clock["offset_ms"].as_i64().expect("milliseconds");
+        self.store
+            .set_clock_offset(offset_ms)
+            .await
+            .expect("the clock moves");
     }
 
     /// The simulator's ledger of an order.

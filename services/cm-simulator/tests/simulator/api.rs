@@ -132,7 +132,7 @@ async fn a_reference_can_be_used_once() {
 }
 
 #[tokio::test]
-async fn only_ideal_can_be_started() {
+async fn only_ideal_and_paypal_can_be_started() {
     let sim = Sim::start().await;
     let key = sim.create("A-1", "ideal/success").await;
     for body in [json!({ "method": "VISA" }), json!({}), json!({ "method": 1 })] {

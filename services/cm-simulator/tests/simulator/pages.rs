@@ -28,7 +28,8 @@ async fn a_shopper_pays_through_the_menu_and_is_sent_back_from_then_on() {
         "Dog food",
         "A-1",
         "49.95 EUR",
-        "Pay with iDEAL",
+        "Pay with iDEAL | Wero",
+        "Pay with PayPal",
         key,
         "https://shop.example/canceled?a=b",
     ] {

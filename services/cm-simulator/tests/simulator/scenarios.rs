@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kassa_cm_simulator::SCENARIOS;
+use kassa_cm_simulator::{Act, SCENARIOS};
 use serde_json::{Value, json};
 
 use crate::support::{Sim, answer, order, until};
@@ -281,7 +281,7 @@ async fn a_create_that_never_answers_has_happened_and_a_second_reference_works()
 }
 
 #[tokio::test]
-async fn every_scenario_ends_as_documented_when_its_shopper_is_played() {
+async fn every_scenario_leaves_the_report_that_its_end_needs() {
     let sim = Sim::start_with(|config| config.hold_max = Duration::from_millis(50)).await;
     let (status, listed) = sim.sim_get("/sim/scenarios").await;
     assert_eq!(status, 200);
@@ -306,36 +306,76 @@ async fn every_scenario_ends_as_documented_when_its_shopper_is_played() {
         let (_, found) = sim.sim_get(&format!("/sim/orders?reference={reference}")).await;
         let key = found[0]["order_key"].as_str().expect("a key").to_owned();
         // Some scenarios answer, some do not: the shopper finds a way in each.
-        let answered = sim
-            .start_payment(&key)
-            .send()
-            .await
-            .is_ok_and(|response| response.status() == 201);
-        let (status, paid) = sim.sim_post("/sim/pay", &json!({ "order_key": key })).await;
-        assert_eq!(status, 200, "{}: {paid}", doc.name);
-        assert_eq!(
-            paid["via"],
-            if answered { "start" } else { "menu" },
-            "{}",
-            doc.name
-        );
+        let mut answered = false;
+        for step in doc.steps {
+            match step.act {
+                Act::Start => {
+                    let body = json!({ "method": doc.method.to_uppercase() });
+                    let call = sim.post(&format!("/orders/{key}/payments"), &body);
+                    answered = call.send().await.is_ok_and(|response| response.status() == 201);
+                }
+                Act::Pay => {
+                    let (status, paid) = sim.sim_post("/sim/pay", &json!({ "order_key": key })).await;
+                    assert_eq!(status, 200, "{}: {paid}", doc.name);
+                    let via = if answered { "start" } else { "menu" };
+                    assert_eq!(paid["via"], via, "{}", doc.name);
+                }
+                Act::Wait { time } => {
+                    let (status, moved) = sim.sim_post("/sim/clock", &json!({ "advance": time })).await;
+                    assert_eq!(status, 200, "{}: {moved}", doc.name);
+                }
+            }
+        }
 
         let order = sim.order(&key).await;
         let authorized = order["authorized"].as_i64().expect("minor units");
-        let end = match (authorized, order["payments"][0]["state"].as_str()) {
-            (4995, _) => ("paid", "authorized"),
-            (0, Some("CANCELED")) => ("open", "canceled"),
-            (minor, _) if (1..4995).contains(&minor) => ("partially_paid", "authorized"),
-            other => panic!("{}: {other:?}", doc.name),
+        let payments = order["payments"].as_array().expect("a list");
+        let decided = payments.last().expect("one was made");
+        let report = sim.detail(&key).await;
+        let end = doc.end.stand;
+        let expected = match end.payment {
+            // Nobody pressed anything, or what was pressed is in no report of this order.
+            "expired" => "REDIRECTED_FOR_AUTHORIZATION",
+            "redirected" | "authorized" => "AUTHORIZED",
+            "failed" => "AUTHORIZATION_FAILED",
+            "canceled" => "CANCELED",
+            other => panic!("{}: {other}", doc.name),
         };
-        assert_eq!(end, (doc.end.order, doc.end.payment), "{}", doc.name);
-        let starts = sim.rows(&key, "request", "start").await.len();
+        assert_eq!(decided["state"], expected, "{}", doc.name);
         assert_eq!(
-            u32::try_from(starts).expect("few"),
-            doc.end.start_calls,
+            report.get("considered_safe").is_some(),
+            expected == "AUTHORIZED",
             "{}",
             doc.name
         );
+        let back = !report["payments"][0]["chargebacks"].is_null();
+        assert_eq!(back, end.safe == "lost", "{}", doc.name);
+        let ours = report["order_reference"] == reference.as_str();
+        assert_eq!(
+            ours,
+            end.payment != "redirected",
+            "{}: whose report is it?",
+            doc.name
+        );
+        if end.safe == "yes" {
+            let within = (4_985..=5_005).contains(&authorized);
+            assert!(
+                within && report["considered_safe"]["level"] == "SAFE",
+                "{}",
+                doc.name
+            );
+        }
+        let rows = sim.ledger("").await;
+        for (op, calls) in [
+            ("create", doc.end.provider_calls.create),
+            ("start", doc.end.provider_calls.start),
+        ] {
+            let made = rows.iter().filter(|row| {
+                let about = row["reference"].as_str().unwrap_or_default();
+                row["kind"] == "request" && row["op"] == op && about.starts_with(&format!("{}-1", doc.name))
+            });
+            assert_eq!(made.count(), calls as usize, "{}: {op}", doc.name);
+        }
     }
 }
 
