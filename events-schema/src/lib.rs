@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod api;
+pub mod dead_letter;
 pub mod envelope;
 pub mod event;
 pub mod headers;

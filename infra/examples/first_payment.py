@@ -233,6 +233,11 @@ async def pay(client, args):
          epoch=event["data"]["epoch"], amount=event["data"]["amount"], sequence=event["sequence"])
 
 
+def inbox_prefix(user):
+    """Each user of the bus hears answers under a prefix of its own, so that nobody hears another's."""
+    return f"_INBOX_{user}" if user else "_INBOX"
+
+
 async def nats_error(error):
     print(f"nats: {type(error).__name__}: {error}", file=sys.stderr)
 
@@ -241,7 +246,8 @@ async def main(args):
     try:
         # No reconnecting: a script that lost its connection had better say so. The attempts are those of connecting.
         client = await nats.connect(
-            args.url, user=args.user, password=args.password, name="first payment", error_cb=nats_error,
+            args.url, user=args.user, password=args.password, inbox_prefix=inbox_prefix(args.user),
+            name="first payment", error_cb=nats_error,
             allow_reconnect=False, max_reconnect_attempts=1, connect_timeout=5,
         )
     except (nats.errors.Error, OSError, asyncio.TimeoutError) as error:

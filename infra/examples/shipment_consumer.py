@@ -248,6 +248,11 @@ async def close(pull):
             pass
 
 
+def inbox_prefix(user):
+    """Each user of the bus hears answers under a prefix of its own, so that nobody hears another's."""
+    return f"_INBOX_{user}" if user else "_INBOX"
+
+
 async def nats_error(error):
     log("nats", error=f"{type(error).__name__}: {error}")
 
@@ -257,7 +262,8 @@ async def main(args):
     try:
         # Once connected it reconnects without end; at the start, a wrong address or password had better show.
         connecting = nats.connect(
-            args.url, user=args.user, password=args.password, name=f"shipment {args.durable}", error_cb=nats_error,
+            args.url, user=args.user, password=args.password, inbox_prefix=inbox_prefix(args.user),
+            name=f"shipment {args.durable}", error_cb=nats_error,
             allow_reconnect=True, max_reconnect_attempts=-1, reconnect_time_wait=0.5, connect_timeout=5,
         )
         client = await asyncio.wait_for(connecting, CONNECT_TIMEOUT_S)

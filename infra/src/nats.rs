@@ -1,23 +1,65 @@
 //! Who may say what on the bus?
 //!
 //! Accounts, users and permissions as values, [`render`]ed to the text of a nats-server configuration. An account is a
-//! bus of its own: nothing of one can be heard in another, so environments, tenants and tests are accounts. The users
-//! of kassa, and why each may do what it may, are in [`kassa_account`].
+//! bus of its own: nothing of one can be heard in another but what one exports and the other imports, so environments,
+//! tenants and tests are accounts. The users of kassa, and why each may do what it may, are in [`kassa_accounts`].
 
 mod kassa;
 
 use std::fmt;
 use std::fmt::Write;
 
-pub use kassa::{EVENT_STREAMS, PROBE_STREAM, kassa_account};
+pub use kassa::{
+    ANALYST_DURABLE, ANALYTICS_STREAM, DEAD_LETTERS, EVENT_STREAMS, GATEWAY_DURABLE, INBOX_DURABLE,
+    INBOX_STREAM, PROBE_STREAM, PROJECTOR_DURABLE, REJECTED_STREAM, inbox_prefix, kassa_accounts,
+    rejected_durable, ship_durable,
+};
 
-/// A bus of its own, with JetStream.
+/// A bus of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
     /// Printable ASCII without spaces or quotes; the program chooses it, not a user.
     pub name: String,
+    /// Whether it may have streams.
+    pub jetstream: bool,
     /// Who may connect to it; a user's name is unique on the whole server.
     pub users: Vec<User>,
+    /// What other accounts have of it, and it of them.
+    pub shared: Vec<Share>,
+}
+
+/// Subjects of one account that another can use; each of the two has to say so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Which way.
+    pub direction: Direction,
+    /// The other account's name.
+    pub account: String,
+    /// What travels.
+    pub kind: Kind,
+    /// Subject, with wildcards.
+    pub subject: String,
+}
+
+/// Whose subjects they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Ours, for the other.
+    ExportTo,
+    /// The other's, for us.
+    ImportFrom,
+}
+
+/// What travels between accounts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Messages, from the exporting account to whoever subscribes in the importing one.
+    Stream,
+    /// A request to the exporting account and its answer. The server replaces the subject of the answer, so that it
+    /// arrives in the importing account and nowhere else.
+    Service,
+    /// A request with many answers.
+    ServiceOfMany,
 }
 
 /// Somebody who may connect.
@@ -74,10 +116,28 @@ pub fn render(accounts: &[Account]) -> String {
             "the account name {:?} cannot be written in a nats-server configuration",
             account.name
         );
-        text.push_str(&format!(
-            "  \"{}\" {{\n    jetstream: enabled\n    users: [\n",
-            account.name
-        ));
+        text.push_str(&format!("  \"{}\" {{\n", account.name));
+        if account.jetstream {
+            text.push_str("    jetstream: enabled\n");
+        }
+        for (block, direction) in [
+            ("exports", Direction::ExportTo),
+            ("imports", Direction::ImportFrom),
+        ] {
+            let shared: Vec<_> = account
+                .shared
+                .iter()
+                .filter(|share| share.direction == direction)
+                .collect();
+            if !shared.is_empty() {
+                text.push_str(&format!("    {block}: [\n"));
+                for share in shared {
+                    text.push_str(&format!("      {}\n", line(share)));
+                }
+                text.push_str("    ]\n");
+            }
+        }
+        text.push_str("    users: [\n");
         for user in &account.users {
             let permissions = &user.permissions;
             text.push_str(&format!(
@@ -92,6 +152,25 @@ pub fn render(accounts: &[Account]) -> String {
     }
     text.push_str("}\n");
     text
+}
+
+fn line(share: &Share) -> String {
+    let (account, subject) = (quoted(&share.account), quoted(&share.subject));
+    let kind = match share.kind {
+        Kind::Stream => "stream",
+        Kind::Service | Kind::ServiceOfMany => "service",
+    };
+    match share.direction {
+        Direction::ImportFrom => format!("{{ {kind}: {{ account: {account}, subject: {subject} }} }}"),
+        Direction::ExportTo => {
+            let many = if share.kind == Kind::ServiceOfMany {
+                ", response_type: stream"
+            } else {
+                ""
+            };
+            format!("{{ {kind}: {subject}{many}, accounts: [{account}] }}")
+        }
+    }
 }
 
 fn rule(allow: &[String], deny: &[String]) -> String {
@@ -145,7 +224,9 @@ mod tests {
         };
         let text = render(&[Account {
             name: "A".into(),
+            jetstream: true,
             users: vec![user],
+            shared: Vec::new(),
         }]);
         assert!(text.contains(r#"publish: { deny: [">"] }"#), "{text}");
         assert!(text.contains(r#"subscribe: { deny: [">"] }"#), "{text}");
@@ -161,7 +242,9 @@ mod tests {
     fn an_account_name_that_would_end_its_quotes_is_refused() {
         let _ = render(&[Account {
             name: "a\" { }".into(),
+            jetstream: true,
             users: Vec::new(),
+            shared: Vec::new(),
         }]);
     }
 

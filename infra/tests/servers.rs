@@ -14,7 +14,7 @@ use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::{self, consumer, stream};
 use async_nats::{ConnectOptions, Event};
 use futures::StreamExt;
-use kassa_infra::nats::{Account, kassa_account, render};
+use kassa_infra::nats::{Account, kassa_accounts, render};
 use kassa_infra::servers::{Nats, NatsOptions, Postgres, PostgresOptions, ServerError};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use tokio::sync::mpsc;
@@ -235,90 +235,262 @@ fn root_without_user_namespaces_hands_the_data_to_nobody() -> Result<()> {
     Owner::start(&folder, &[])?.end()
 }
 
-/// Verb, subject, and the first letters of the users who may: checkout (of shop `brekz-nl`), shipment, worker, relay.
+/// Every user, and the letter for it in the table.
+const USERS: &[(char, &str)] = &[
+    ('c', "checkout"),
+    ('C', "checkout-brekz-nl"),
+    ('o', "checkout-other-shop"),
+    ('s', "shipment"),
+    ('S', "ship-brekz-nl"),
+    ('T', "ship-other-shop"),
+    ('w', "worker"),
+    ('p', "projector"),
+    ('a', "analyst"),
+    ('x', "operator"),
+    ('r', "relay"),
+    ('d', "deploy"),
+];
+
+/// Verb, subject, and the letters of the users who may. The `checkout` and `shipment` of all shops serve `brekz-nl` and
+/// `other-shop`.
+#[rustfmt::skip]
 const MATRIX: &[(Verb, &str, &str)] = &[
-    (Verb::Publish, "kassa.cmd.brekz-nl.create_order", "c"),
+    (Verb::Publish, "kassa.cmd.brekz-nl.create_order", "cC"),
     (Verb::Publish, "kassa.cmd.brekz-nl.create_order.more", ""),
-    (Verb::Publish, "kassa.cmd.other-shop.create_order", ""),
-    (Verb::Publish, "kassa.qry.brekz-nl.get_order", "c"),
-    (Verb::Publish, "kassa.qry.other-shop.get_order", ""),
-    (
-        Verb::Publish,
-        "kassa.evt.0.brekz-nl.order.ord_1.payment_safe",
-        "r",
-    ),
+    (Verb::Publish, "kassa.cmd.other-shop.create_order", "co"),
+    (Verb::Publish, "kassa.cmd.third-shop.create_order", ""),
+    (Verb::Publish, "kassa.qry.brekz-nl.get_order", "cC"),
+    (Verb::Publish, "kassa.qry.brekz-nl.get_order.more", ""),
+    (Verb::Publish, "kassa.qry.other-shop.get_order", "co"),
+    (Verb::Publish, "kassa.qry.third-shop.get_order", ""),
+    (Verb::Publish, "kassa.inbox.brekz-nl.create_order", "cCx"),
+    (Verb::Publish, "kassa.inbox.brekz-nl.create_order.more", ""),
+    (Verb::Publish, "kassa.inbox.other-shop.create_order", "cox"),
+    (Verb::Publish, "kassa.inbox.third-shop.create_order", "x"),
+    (Verb::Publish, "kassa.evt.0.brekz-nl.order.ord_1.payment_safe", "r"),
     (Verb::Publish, "kassa.live.brekz-nl.order.ord_1.payment_safe", ""),
+    (Verb::Publish, "kassa.rejected.brekz-nl.create_order", "w"),
     (Verb::Publish, "kassa.dlq.cm-gateway.brekz-nl.payment.pay_1", "w"),
-    (Verb::Publish, "_INBOX.somebody.1", "w"),
-    (Verb::Publish, "$SRV.PING", "cw"),
-    (Verb::Publish, "$JS.API.INFO", "swr"),
-    (Verb::Publish, "$JS.API.STREAM.NAMES", "sw"),
+    (Verb::Publish, "kassa.dlq.cm-gateway.brekz-nl.order.ord_1", "w"),
+    (Verb::Publish, "kassa.dlq.engine-inbox.brekz-nl.command.create_order", "w"),
+    (Verb::Publish, "kassa.dlq.my-shipments.brekz-nl.order.ord_1", "ws"),
+    (Verb::Publish, "kassa.dlq.ship-brekz-nl.brekz-nl.order.ord_1", "wsS"),
+    (Verb::Publish, "kassa.dlq.ship-brekz-nl.other-shop.order.ord_1", "ws"),
+    (Verb::Publish, "kassa.redeliver.cm-gateway.KASSA_EVENTS", "x"),
+    (Verb::Publish, "kassa.redeliver.ship-brekz-nl.KASSA_EVENTS", "x"),
+    (Verb::Publish, "_INBOX_checkout.1", "w"),
+    (Verb::Publish, "_INBOX_checkout-brekz-nl.1", "w"),
+    (Verb::Publish, "_INBOX_operator.1", "ws"),
+    (Verb::Publish, "_INBOX_worker.1", "w"),
+    (Verb::Publish, "_INBOX_relay.1", ""),
+    (Verb::Publish, "_INBOX.somebody.1", ""),
+    (Verb::Publish, "_R_.1", ""),
+    (Verb::Publish, "$SRV.PING", "cCowx"),
+    (Verb::Publish, "$SRV.INFO.kassa-commands", "cCowx"),
+    (Verb::Publish, "$JS.API.INFO", "swxrd"),
+    (Verb::Publish, "$JS.API.STREAM.NAMES", "swrd"),
     (Verb::Publish, "$JS.API.STREAM.LIST", ""),
-    (Verb::Publish, "$JS.API.STREAM.INFO.KASSA_EVENTS", "swr"),
+    (Verb::Publish, "$JS.API.STREAM.INFO.KASSA_EVENTS", "swrd"),
+    (Verb::Publish, "$JS.API.STREAM.INFO.KASSA_INBOX", "wrd"),
+    (Verb::Publish, "$JS.API.STREAM.INFO.KASSA_DLQ", "wxrd"),
+    (Verb::Publish, "$JS.API.STREAM.INFO.KASSA_ANALYTICS", "ard"),
     (Verb::Publish, "$JS.API.STREAM.INFO.OTHER", ""),
-    (Verb::Publish, "$JS.API.STREAM.CREATE.KASSA_EVENTS", "r"),
-    (Verb::Publish, "$JS.API.STREAM.CREATE.OTHER", ""),
-    (Verb::Publish, "$JS.API.STREAM.UPDATE.KASSA_EVENTS", "r"),
+    (Verb::Publish, "$JS.API.STREAM.CREATE.KASSA_EVENTS", "rd"),
+    (Verb::Publish, "$JS.API.STREAM.UPDATE.KASSA_EVENTS", "rd"),
     (Verb::Publish, "$JS.API.STREAM.DELETE.KASSA_EVENTS", ""),
     (Verb::Publish, "$JS.API.STREAM.PURGE.KASSA_EVENTS", ""),
     (Verb::Publish, "$JS.API.STREAM.SNAPSHOT.KASSA_EVENTS", ""),
     (Verb::Publish, "$JS.API.STREAM.RESTORE.KASSA_EVENTS", ""),
+    (Verb::Publish, "$JS.API.STREAM.PEER.REMOVE.KASSA_EVENTS", ""),
+    (Verb::Publish, "$JS.API.STREAM.LEADER.STEPDOWN.KASSA_EVENTS", ""),
     (Verb::Publish, "$JS.API.STREAM.MSG.DELETE.KASSA_EVENTS", ""),
-    (Verb::Publish, "$JS.API.STREAM.MSG.GET.KASSA_EVENTS", "r"),
+    (Verb::Publish, "$JS.API.STREAM.CREATE.KASSA_INBOX", "rd"),
+    (Verb::Publish, "$JS.API.STREAM.UPDATE.KASSA_INBOX", "rd"),
+    (Verb::Publish, "$JS.API.STREAM.DELETE.KASSA_INBOX", ""),
+    (Verb::Publish, "$JS.API.STREAM.PURGE.KASSA_INBOX", ""),
+    (Verb::Publish, "$JS.API.STREAM.SNAPSHOT.KASSA_INBOX", ""),
+    (Verb::Publish, "$JS.API.STREAM.RESTORE.KASSA_INBOX", ""),
+    (Verb::Publish, "$JS.API.STREAM.PEER.REMOVE.KASSA_INBOX", ""),
+    (Verb::Publish, "$JS.API.STREAM.LEADER.STEPDOWN.KASSA_INBOX", ""),
+    (Verb::Publish, "$JS.API.STREAM.MSG.DELETE.KASSA_INBOX", ""),
+    (Verb::Publish, "$JS.API.STREAM.CREATE.KASSA_DLQ", "rd"),
+    (Verb::Publish, "$JS.API.STREAM.UPDATE.KASSA_DLQ", "rd"),
+    (Verb::Publish, "$JS.API.STREAM.DELETE.KASSA_DLQ", ""),
+    (Verb::Publish, "$JS.API.STREAM.PURGE.KASSA_DLQ", ""),
+    (Verb::Publish, "$JS.API.STREAM.SNAPSHOT.KASSA_DLQ", ""),
+    (Verb::Publish, "$JS.API.STREAM.RESTORE.KASSA_DLQ", ""),
+    (Verb::Publish, "$JS.API.STREAM.PEER.REMOVE.KASSA_DLQ", ""),
+    (Verb::Publish, "$JS.API.STREAM.LEADER.STEPDOWN.KASSA_DLQ", ""),
+    (Verb::Publish, "$JS.API.STREAM.MSG.DELETE.KASSA_DLQ", "x"),
+    (Verb::Publish, "$JS.API.STREAM.CREATE.KASSA_REJECTED", "rd"),
+    (Verb::Publish, "$JS.API.STREAM.UPDATE.KASSA_REJECTED", "rd"),
+    (Verb::Publish, "$JS.API.STREAM.DELETE.KASSA_REJECTED", ""),
+    (Verb::Publish, "$JS.API.STREAM.PURGE.KASSA_REJECTED", ""),
+    (Verb::Publish, "$JS.API.STREAM.SNAPSHOT.KASSA_REJECTED", ""),
+    (Verb::Publish, "$JS.API.STREAM.RESTORE.KASSA_REJECTED", ""),
+    (Verb::Publish, "$JS.API.STREAM.PEER.REMOVE.KASSA_REJECTED", ""),
+    (Verb::Publish, "$JS.API.STREAM.LEADER.STEPDOWN.KASSA_REJECTED", ""),
+    (Verb::Publish, "$JS.API.STREAM.MSG.DELETE.KASSA_REJECTED", ""),
+    (Verb::Publish, "$JS.API.STREAM.CREATE.KASSA_ANALYTICS", "rd"),
+    (Verb::Publish, "$JS.API.STREAM.UPDATE.KASSA_ANALYTICS", "rd"),
+    (Verb::Publish, "$JS.API.STREAM.DELETE.KASSA_ANALYTICS", ""),
+    (Verb::Publish, "$JS.API.STREAM.PURGE.KASSA_ANALYTICS", ""),
+    (Verb::Publish, "$JS.API.STREAM.SNAPSHOT.KASSA_ANALYTICS", ""),
+    (Verb::Publish, "$JS.API.STREAM.RESTORE.KASSA_ANALYTICS", ""),
+    (Verb::Publish, "$JS.API.STREAM.PEER.REMOVE.KASSA_ANALYTICS", ""),
+    (Verb::Publish, "$JS.API.STREAM.LEADER.STEPDOWN.KASSA_ANALYTICS", ""),
+    (Verb::Publish, "$JS.API.STREAM.MSG.DELETE.KASSA_ANALYTICS", ""),
+    (Verb::Publish, "$JS.API.STREAM.CREATE.OTHER", ""),
+    (Verb::Publish, "$JS.API.STREAM.MSG.GET.KASSA_EVENTS", "sr"),
+    (Verb::Publish, "$JS.API.STREAM.MSG.GET.KASSA_INBOX", ""),
+    (Verb::Publish, "$JS.API.STREAM.MSG.GET.KASSA_DLQ", "x"),
+    (Verb::Publish, "$JS.API.STREAM.MSG.GET.KASSA_ANALYTICS", ""),
     (Verb::Publish, "$JS.API.DIRECT.GET.KASSA_EVENTS", "r"),
-    (
-        Verb::Publish,
-        "$JS.API.DIRECT.GET.KASSA_EVENTS.kassa.evt.0.brekz-nl.order.ord_1.created",
-        "r",
-    ),
-    (Verb::Publish, "$JS.API.CONSUMER.CREATE.KASSA_EVENTS", "sw"),
-    (
-        Verb::Publish,
-        "$JS.API.CONSUMER.CREATE.KASSA_EVENTS.ship.kassa.evt.*.*.order.*.payment_safe",
-        "sw",
-    ),
-    (
-        Verb::Publish,
-        "$JS.API.CONSUMER.DURABLE.CREATE.KASSA_EVENTS.ship",
-        "sw",
-    ),
+    (Verb::Publish, "$JS.API.DIRECT.GET.KASSA_EVENTS.kassa.evt.0.brekz-nl.order.ord_1.created", "r"),
+    (Verb::Publish, "$JS.API.CONSUMER.CREATE.KASSA_EVENTS", "s"),
+    (Verb::Publish, "$JS.API.CONSUMER.CREATE.KASSA_EVENTS.my-shipments", "sd"),
+    (Verb::Publish, "$JS.API.CONSUMER.CREATE.KASSA_EVENTS.my-shipments.kassa.>", "sd"),
+    (Verb::Publish, "$JS.API.CONSUMER.DURABLE.CREATE.KASSA_EVENTS.my-shipments", "sd"),
+    (Verb::Publish, "$JS.API.CONSUMER.INFO.KASSA_EVENTS.my-shipments", "sd"),
+    (Verb::Publish, "$JS.API.CONSUMER.MSG.NEXT.KASSA_EVENTS.my-shipments", "s"),
+    (Verb::Publish, "$JS.ACK.KASSA_EVENTS.my-shipments.1.1.1.1.0", "s"),
+    (Verb::Publish, "$JS.API.CONSUMER.DELETE.KASSA_EVENTS.my-shipments", "s"),
+    (Verb::Publish, "$JS.API.CONSUMER.PAUSE.KASSA_EVENTS.my-shipments", ""),
+    (Verb::Publish, "$JS.API.CONSUMER.CREATE.KASSA_EVENTS.ship-brekz-nl", "sd"),
+    (Verb::Publish, "$JS.API.CONSUMER.CREATE.KASSA_EVENTS.ship-brekz-nl.kassa.>", "sd"),
+    (Verb::Publish, "$JS.API.CONSUMER.DURABLE.CREATE.KASSA_EVENTS.ship-brekz-nl", "sd"),
+    (Verb::Publish, "$JS.API.CONSUMER.INFO.KASSA_EVENTS.ship-brekz-nl", "sSd"),
+    (Verb::Publish, "$JS.API.CONSUMER.MSG.NEXT.KASSA_EVENTS.ship-brekz-nl", "sS"),
+    (Verb::Publish, "$JS.ACK.KASSA_EVENTS.ship-brekz-nl.1.1.1.1.0", "sS"),
+    (Verb::Publish, "$JS.API.CONSUMER.DELETE.KASSA_EVENTS.ship-brekz-nl", "s"),
+    (Verb::Publish, "$JS.API.CONSUMER.PAUSE.KASSA_EVENTS.ship-brekz-nl", ""),
+    (Verb::Publish, "$JS.API.CONSUMER.CREATE.KASSA_EVENTS.ship-other-shop", "sd"),
+    (Verb::Publish, "$JS.API.CONSUMER.CREATE.KASSA_EVENTS.ship-other-shop.kassa.>", "sd"),
+    (Verb::Publish, "$JS.API.CONSUMER.DURABLE.CREATE.KASSA_EVENTS.ship-other-shop", "sd"),
+    (Verb::Publish, "$JS.API.CONSUMER.INFO.KASSA_EVENTS.ship-other-shop", "sTd"),
+    (Verb::Publish, "$JS.API.CONSUMER.MSG.NEXT.KASSA_EVENTS.ship-other-shop", "sT"),
+    (Verb::Publish, "$JS.ACK.KASSA_EVENTS.ship-other-shop.1.1.1.1.0", "sT"),
+    (Verb::Publish, "$JS.API.CONSUMER.DELETE.KASSA_EVENTS.ship-other-shop", "s"),
+    (Verb::Publish, "$JS.API.CONSUMER.PAUSE.KASSA_EVENTS.ship-other-shop", ""),
+    (Verb::Publish, "$JS.API.CONSUMER.CREATE.KASSA_EVENTS.cm-gateway", "wd"),
+    (Verb::Publish, "$JS.API.CONSUMER.CREATE.KASSA_EVENTS.cm-gateway.kassa.>", "wd"),
+    (Verb::Publish, "$JS.API.CONSUMER.DURABLE.CREATE.KASSA_EVENTS.cm-gateway", "wd"),
+    (Verb::Publish, "$JS.API.CONSUMER.INFO.KASSA_EVENTS.cm-gateway", "wd"),
+    (Verb::Publish, "$JS.API.CONSUMER.MSG.NEXT.KASSA_EVENTS.cm-gateway", "w"),
+    (Verb::Publish, "$JS.ACK.KASSA_EVENTS.cm-gateway.1.1.1.1.0", "w"),
+    (Verb::Publish, "$JS.API.CONSUMER.DELETE.KASSA_EVENTS.cm-gateway", ""),
+    (Verb::Publish, "$JS.API.CONSUMER.PAUSE.KASSA_EVENTS.cm-gateway", ""),
+    (Verb::Publish, "$JS.API.CONSUMER.CREATE.KASSA_EVENTS.projector", "d"),
+    (Verb::Publish, "$JS.API.CONSUMER.CREATE.KASSA_EVENTS.projector.kassa.>", "d"),
+    (Verb::Publish, "$JS.API.CONSUMER.DURABLE.CREATE.KASSA_EVENTS.projector", "d"),
+    (Verb::Publish, "$JS.API.CONSUMER.INFO.KASSA_EVENTS.projector", "pd"),
+    (Verb::Publish, "$JS.API.CONSUMER.MSG.NEXT.KASSA_EVENTS.projector", "p"),
+    (Verb::Publish, "$JS.ACK.KASSA_EVENTS.projector.1.1.1.1.0", "p"),
+    (Verb::Publish, "$JS.API.CONSUMER.DELETE.KASSA_EVENTS.projector", ""),
+    (Verb::Publish, "$JS.API.CONSUMER.PAUSE.KASSA_EVENTS.projector", ""),
+    (Verb::Publish, "$JS.API.CONSUMER.CREATE.KASSA_INBOX.engine-inbox", "wd"),
+    (Verb::Publish, "$JS.API.CONSUMER.CREATE.KASSA_INBOX.engine-inbox.kassa.>", "wd"),
+    (Verb::Publish, "$JS.API.CONSUMER.DURABLE.CREATE.KASSA_INBOX.engine-inbox", "wd"),
+    (Verb::Publish, "$JS.API.CONSUMER.INFO.KASSA_INBOX.engine-inbox", "wd"),
+    (Verb::Publish, "$JS.API.CONSUMER.MSG.NEXT.KASSA_INBOX.engine-inbox", "w"),
+    (Verb::Publish, "$JS.ACK.KASSA_INBOX.engine-inbox.1.1.1.1.0", "w"),
+    (Verb::Publish, "$JS.API.CONSUMER.DELETE.KASSA_INBOX.engine-inbox", ""),
+    (Verb::Publish, "$JS.API.CONSUMER.PAUSE.KASSA_INBOX.engine-inbox", ""),
+    (Verb::Publish, "$JS.API.CONSUMER.CREATE.KASSA_INBOX.another", "d"),
+    (Verb::Publish, "$JS.API.CONSUMER.CREATE.KASSA_INBOX.another.kassa.>", "d"),
+    (Verb::Publish, "$JS.API.CONSUMER.DURABLE.CREATE.KASSA_INBOX.another", "d"),
+    (Verb::Publish, "$JS.API.CONSUMER.INFO.KASSA_INBOX.another", "d"),
+    (Verb::Publish, "$JS.API.CONSUMER.MSG.NEXT.KASSA_INBOX.another", ""),
+    (Verb::Publish, "$JS.ACK.KASSA_INBOX.another.1.1.1.1.0", ""),
+    (Verb::Publish, "$JS.API.CONSUMER.DELETE.KASSA_INBOX.another", ""),
+    (Verb::Publish, "$JS.API.CONSUMER.PAUSE.KASSA_INBOX.another", ""),
+    (Verb::Publish, "$JS.API.CONSUMER.CREATE.KASSA_ANALYTICS.analyst", "d"),
+    (Verb::Publish, "$JS.API.CONSUMER.CREATE.KASSA_ANALYTICS.analyst.kassa.>", "d"),
+    (Verb::Publish, "$JS.API.CONSUMER.DURABLE.CREATE.KASSA_ANALYTICS.analyst", "d"),
+    (Verb::Publish, "$JS.API.CONSUMER.INFO.KASSA_ANALYTICS.analyst", "ad"),
+    (Verb::Publish, "$JS.API.CONSUMER.MSG.NEXT.KASSA_ANALYTICS.analyst", "a"),
+    (Verb::Publish, "$JS.ACK.KASSA_ANALYTICS.analyst.1.1.1.1.0", "a"),
+    (Verb::Publish, "$JS.API.CONSUMER.DELETE.KASSA_ANALYTICS.analyst", ""),
+    (Verb::Publish, "$JS.API.CONSUMER.PAUSE.KASSA_ANALYTICS.analyst", ""),
+    (Verb::Publish, "$JS.API.CONSUMER.CREATE.KASSA_REJECTED.rejected-brekz-nl", "d"),
+    (Verb::Publish, "$JS.API.CONSUMER.CREATE.KASSA_REJECTED.rejected-brekz-nl.kassa.>", "d"),
+    (Verb::Publish, "$JS.API.CONSUMER.DURABLE.CREATE.KASSA_REJECTED.rejected-brekz-nl", "d"),
+    (Verb::Publish, "$JS.API.CONSUMER.INFO.KASSA_REJECTED.rejected-brekz-nl", "cCd"),
+    (Verb::Publish, "$JS.API.CONSUMER.MSG.NEXT.KASSA_REJECTED.rejected-brekz-nl", "cC"),
+    (Verb::Publish, "$JS.ACK.KASSA_REJECTED.rejected-brekz-nl.1.1.1.1.0", "cC"),
+    (Verb::Publish, "$JS.API.CONSUMER.DELETE.KASSA_REJECTED.rejected-brekz-nl", ""),
+    (Verb::Publish, "$JS.API.CONSUMER.PAUSE.KASSA_REJECTED.rejected-brekz-nl", ""),
+    (Verb::Publish, "$JS.API.CONSUMER.CREATE.KASSA_REJECTED.rejected-other-shop", "d"),
+    (Verb::Publish, "$JS.API.CONSUMER.CREATE.KASSA_REJECTED.rejected-other-shop.kassa.>", "d"),
+    (Verb::Publish, "$JS.API.CONSUMER.DURABLE.CREATE.KASSA_REJECTED.rejected-other-shop", "d"),
+    (Verb::Publish, "$JS.API.CONSUMER.INFO.KASSA_REJECTED.rejected-other-shop", "cod"),
+    (Verb::Publish, "$JS.API.CONSUMER.MSG.NEXT.KASSA_REJECTED.rejected-other-shop", "co"),
+    (Verb::Publish, "$JS.ACK.KASSA_REJECTED.rejected-other-shop.1.1.1.1.0", "co"),
+    (Verb::Publish, "$JS.API.CONSUMER.DELETE.KASSA_REJECTED.rejected-other-shop", ""),
+    (Verb::Publish, "$JS.API.CONSUMER.PAUSE.KASSA_REJECTED.rejected-other-shop", ""),
     (Verb::Publish, "$JS.API.CONSUMER.CREATE.OTHER.ship", ""),
-    (Verb::Publish, "$JS.API.CONSUMER.INFO.KASSA_EVENTS.ship", "sw"),
-    (Verb::Publish, "$JS.API.CONSUMER.DELETE.KASSA_EVENTS.ship", "sw"),
-    (Verb::Publish, "$JS.API.CONSUMER.PAUSE.KASSA_EVENTS.ship", ""),
-    (Verb::Publish, "$JS.API.CONSUMER.MSG.NEXT.KASSA_EVENTS.ship", "sw"),
     (Verb::Publish, "$JS.API.CONSUMER.MSG.NEXT.OTHER.ship", ""),
-    (Verb::Publish, "$JS.ACK.KASSA_EVENTS.ship.1.1.1.1.0", "sw"),
     (Verb::Publish, "$JS.ACK.OTHER.ship.1.1.1.1.0", ""),
+    (Verb::Publish, "$JS.API.CONSUMER.NAMES.KASSA_EVENTS", ""),
+    (Verb::Publish, "$JS.API.CONSUMER.LIST.KASSA_EVENTS", ""),
+    (Verb::Publish, "kassa.probe.1", "wr"),
+    (Verb::Publish, "$JS.API.STREAM.CREATE.KASSA_PROBE", "wr"),
+    (Verb::Publish, "$JS.API.STREAM.UPDATE.KASSA_PROBE", ""),
     (Verb::Publish, "$SYS.REQ.SERVER.PING", ""),
+    (Verb::Publish, "$SYS.REQ.ACCOUNT.PING.CONNZ", ""),
     (Verb::Publish, "anything", ""),
     (Verb::Subscribe, "kassa.cmd.>", "w"),
     (Verb::Subscribe, "kassa.cmd.brekz-nl.create_order", "w"),
     (Verb::Subscribe, "kassa.qry.>", "w"),
+    (Verb::Subscribe, "kassa.inbox.>", ""),
+    (Verb::Subscribe, "kassa.inbox.brekz-nl.create_order", ""),
     (Verb::Subscribe, "kassa.evt.>", ""),
     (Verb::Subscribe, "kassa.evt.0.brekz-nl.order.*.payment_safe", ""),
     (Verb::Subscribe, "kassa.>", ""),
     (Verb::Subscribe, ">", ""),
-    (Verb::Subscribe, "kassa.live.>", "s"),
-    (Verb::Subscribe, "kassa.live.brekz-nl.>", "cs"),
-    (Verb::Subscribe, "kassa.live.other-shop.>", "s"),
+    (Verb::Subscribe, "*.>", ""),
+    (Verb::Subscribe, "kassa.live.>", "sw"),
+    (Verb::Subscribe, "kassa.live.brekz-nl.>", "cCsw"),
+    (Verb::Subscribe, "kassa.live.other-shop.>", "cosw"),
+    (Verb::Subscribe, "kassa.live.brekz-nl.order.*.payment_safe", "cCsSw"),
+    (Verb::Subscribe, "kassa.live.other-shop.order.*.payment_safe", "cosTw"),
+    (Verb::Subscribe, "kassa.rejected.brekz-nl.>", "cC"),
+    (Verb::Subscribe, "kassa.rejected.other-shop.>", "co"),
+    (Verb::Subscribe, "kassa.rejected.>", ""),
     (Verb::Subscribe, "kassa.dlq.>", ""),
-    (Verb::Subscribe, "_INBOX.mine.*", "cswr"),
+    (Verb::Subscribe, "kassa.redeliver.cm-gateway.>", "w"),
+    (Verb::Subscribe, "kassa.redeliver.my-shipments.KASSA_EVENTS", "s"),
+    (Verb::Subscribe, "_INBOX.>", ""),
+    (Verb::Subscribe, "_INBOX.mine.*", ""),
+    (Verb::Subscribe, "_INBOX_checkout.>", "c"),
+    (Verb::Subscribe, "_INBOX_checkout-brekz-nl.>", "C"),
+    (Verb::Subscribe, "_INBOX_checkout-other-shop.>", "o"),
+    (Verb::Subscribe, "_INBOX_shipment.>", "s"),
+    (Verb::Subscribe, "_INBOX_ship-brekz-nl.>", "S"),
+    (Verb::Subscribe, "_INBOX_ship-other-shop.>", "T"),
+    (Verb::Subscribe, "_INBOX_worker.>", "w"),
+    (Verb::Subscribe, "_INBOX_projector.>", "p"),
+    (Verb::Subscribe, "_INBOX_analyst.>", "a"),
+    (Verb::Subscribe, "_INBOX_operator.>", "x"),
+    (Verb::Subscribe, "_INBOX_relay.>", "r"),
+    (Verb::Subscribe, "_INBOX_deploy.>", "d"),
     (Verb::Subscribe, "$SRV.PING", "w"),
     (Verb::Subscribe, "$JS.API.>", ""),
+    (Verb::Subscribe, "$JS.ACK.>", ""),
     (Verb::Subscribe, "$JS.EVENT.>", ""),
     (Verb::Subscribe, "$SYS.>", ""),
+    (Verb::Subscribe, "_R_.>", ""),
 ];
 
 #[test]
 fn every_user_may_do_exactly_what_the_matrix_says() -> Result<()> {
     let folder = Folder::new("matrix")?;
-    let server = Nats::start(&folder.nats(render(&[account("MATRIX", "")])))?;
+    let server = Nats::start(&folder.nats(render(&accounts("MATRIX", ""))))?;
     let mut wrong = Vec::new();
-    for user in ["checkout", "shipment", "worker", "relay"] {
+    for (letter, user) in USERS {
         let mut connection = Connection::open(server.port(), user, &password(user))?;
         for (verb, subject, may) in MATRIX {
-            let expected = may.contains(&user[..1]);
+            let expected = may.contains(*letter);
             if connection.allows(*verb, subject)? != expected {
                 wrong.push(format!("{user} {verb:?} {subject}: allowed should be {expected}"));
             }
@@ -333,13 +505,14 @@ async fn the_users_can_do_their_work_on_a_server_with_a_hundred_accounts_and_hea
 -> Result<()> {
     let folder = Folder::new("work")?;
     let accounts: Vec<_> = (0..100)
-        .map(|n| account(&format!("POOL_{n}"), &format!("p{n}-")))
+        .flat_map(|n| accounts(&format!("POOL_{n}"), &format!("p{n}-")))
         .collect();
     let server = Nats::start(&folder.nats(render(&accounts)))?;
     let (events, mut problems) = mpsc::unbounded_channel();
     let connect = async |user: &str| -> Result<async_nats::Client> {
         let events = events.clone();
-        let options = ConnectOptions::with_user_and_password(user.to_owned(), password(user));
+        let options = ConnectOptions::with_user_and_password(user.to_owned(), password(user))
+            .custom_inbox_prefix(kassa_infra::nats::inbox_prefix(user));
         let options = options.event_callback(move |event| {
             let events = events.clone();
             async move {
@@ -470,7 +643,8 @@ async fn the_users_can_do_their_work_on_a_server_with_a_hundred_accounts_and_hea
 fn any_password_and_user_name_survives_the_configuration_and_no_other_opens_the_door() -> Result<()> {
     let folder = Folder::new("quoting")?;
     let nasty = "$HOME \"q\" \\ ' # // ; } \t\u{1}é";
-    let mut account = account("QUOTING", "a\"b\\");
+    let mut account = accounts("QUOTING", "a\"b\\").remove(0);
+    account.shared.clear();
     for user in &mut account.users {
         user.password = format!("{nasty}{}", user.name);
     }
@@ -497,8 +671,8 @@ fn a_configuration_that_the_server_refuses_is_shown_with_its_reason() -> Result<
 
 // Below: what the tests use.
 
-fn account(name: &str, prefix: &str) -> Account {
-    kassa_account(name, prefix, &["brekz-nl"], password)
+fn accounts(name: &str, prefix: &str) -> Vec<Account> {
+    kassa_accounts(name, prefix, &["brekz-nl", "other-shop"], password)
 }
 
 fn password(user: &str) -> String {

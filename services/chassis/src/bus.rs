@@ -9,11 +9,15 @@ use std::{
     time::Duration,
 };
 
-use async_nats::jetstream::{
-    AckKind, Context,
-    consumer::{AckPolicy, Consumer, DeliverPolicy, pull},
+use async_nats::{
+    HeaderMap,
+    jetstream::{
+        AckKind, Context, Message,
+        consumer::{AckPolicy, Consumer, DeliverPolicy, pull},
+    },
 };
 use futures::StreamExt as _;
+use kassa_events_schema::dead_letter::DeadLetter;
 use secrecy::ExposeSecret as _;
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -35,32 +39,82 @@ pub async fn connect(url: &str, login: &Login, name: &str) -> anyhow::Result<asy
             Duration::from_millis((50 * u64::try_from(attempts).unwrap_or(20)).min(1_000))
         })
         .event_callback({
-            let failures = Arc::new(AtomicU32::new(0));
+            let told = Arc::new(Told::default());
             move |event| {
-                let failures = failures.clone();
-                async move { tell(&event, &failures) }
+                let told = told.clone();
+                async move { told.tell(&event) }
             }
         });
     Ok(options.connect(without_login(url)?).await?)
 }
 
-/// What an event of the connection means; a failure that goes on is told at its 1st, 2nd, 4th, 8th … time.
-fn tell(event: &async_nats::Event, failures: &AtomicU32) {
+/// What was said of one connection: a trouble that goes on is told at its 1st, 2nd, 4th, 8th … time.
+#[derive(Debug, Default)]
+struct Told {
+    away: AtomicU32,
+    not_permitted: AtomicU32,
+}
+
+/// What an event of the connection means for us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Meaning {
+    Back,
+    /// Ours, at the end.
+    Ended,
+    /// The server is there and says no to one subject; everything else goes on.
+    NotPermitted,
+    Away,
+}
+
+fn meaning(event: &async_nats::Event) -> Meaning {
+    use async_nats::{Event, ServerError};
     match event {
-        async_nats::Event::Connected => {
-            failures.store(0, Ordering::Relaxed);
-            tracing::info!("connected to NATS");
+        Event::Connected => Meaning::Back,
+        Event::Closed | Event::Draining => Meaning::Ended,
+        Event::ServerError(ServerError::Other(text))
+            if text.to_ascii_lowercase().contains("permissions violation") =>
+        {
+            Meaning::NotPermitted
         }
-        // Ours, at the end.
-        async_nats::Event::Closed | async_nats::Event::Draining => {}
-        other => {
-            let before = failures.fetch_add(1, Ordering::Relaxed);
-            if (before + 1).is_power_of_two() {
-                tracing::warn!(
-                    event = %other,
-                    times = before + 1,
-                    "NATS is away or refuses this login: nothing is heard or sent until it is back; nothing stored is lost"
-                );
+        Event::Disconnected
+        | Event::LameDuckMode
+        | Event::SlowConsumer(_)
+        | Event::ServerError(_)
+        | Event::ClientError(_) => Meaning::Away,
+    }
+}
+
+impl Told {
+    fn tell(&self, event: &async_nats::Event) {
+        let due = |counter: &AtomicU32| {
+            let times = counter.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+            times.is_power_of_two().then_some(times)
+        };
+        match meaning(event) {
+            Meaning::Back => {
+                self.away.store(0, Ordering::Relaxed);
+                tracing::info!("connected to NATS");
+            }
+            Meaning::Ended => {}
+            Meaning::NotPermitted => {
+                if let Some(times) = due(&self.not_permitted) {
+                    tracing::error!(
+                        %event,
+                        times,
+                        "NATS does not permit this login a subject: compare its permissions with what `kassa nats setup \
+                         --dry-run` prints; everything else goes on"
+                    );
+                }
+            }
+            Meaning::Away => {
+                if let Some(times) = due(&self.away) {
+                    tracing::warn!(
+                        %event,
+                        times,
+                        "NATS is away or refuses this login: nothing is heard or sent until it is back; nothing stored \
+                         is lost"
+                    );
+                }
             }
         }
     }
@@ -73,13 +127,23 @@ fn tell(event: &async_nats::Event, failures: &AtomicU32) {
 pub fn options(url: &str, login: &Login) -> anyhow::Result<async_nats::ConnectOptions> {
     let parsed = parse(url)?;
     let options = async_nats::ConnectOptions::new();
-    Ok(match (login.resolve()?, parsed.password()) {
-        (Some((user, password)), _) => options.user_and_password(user, password.expose_secret().to_owned()),
-        (None, Some(password)) => {
-            options.user_and_password(parsed.username().to_owned(), password.to_owned())
-        }
-        (None, None) => options,
+    let (user, password) = match (login.resolve()?, parsed.password()) {
+        (Some((user, password)), _) => (user, password.expose_secret().to_owned()),
+        (None, Some(password)) => (parsed.username().to_owned(), password.to_owned()),
+        (None, None) => return Ok(options),
+    };
+    let options = options.user_and_password(user.clone(), password);
+    Ok(match inbox_prefix(&user) {
+        Some(prefix) => options.custom_inbox_prefix(prefix),
+        None => options,
     })
+}
+
+/// Under which subjects a user hears answers: each under its own, so that nobody hears another's. `None` for a name that
+/// cannot stand in a subject, which no user of ours has.
+pub fn inbox_prefix(user: &str) -> Option<String> {
+    let token = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+    (!user.is_empty() && user.bytes().all(token)).then(|| format!("_INBOX_{user}"))
 }
 
 /// The address alone.
@@ -100,14 +164,23 @@ fn parse(url: &str) -> anyhow::Result<url::Url> {
 }
 
 /// What the bus should do with a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Disposition {
     /// Done, or nothing to do.
     Settle,
     RetryAfter(Duration),
-    /// Can never succeed; it was logged, and does not come again.
-    Park,
+    /// Failed, says why, and may succeed: it comes again after a pause that grows, and is parked after
+    /// [`Work::deliveries_max`].
+    Failed(String),
+    /// Can never succeed: it goes to the dead letters with this reason, for a person, and does not come again.
+    Park(String),
 }
+
+/// First and last pause after [`Disposition::Failed`].
+const AGAIN_MIN: Duration = Duration::from_secs(1);
+const AGAIN_MAX: Duration = Duration::from_secs(60);
+/// Before a dead letter that could not be written is tried again; until then the message is still where it was.
+const BURY_AGAIN: Duration = Duration::from_secs(5);
 
 /// Which messages a worker takes, and how many at once.
 #[derive(Debug, Clone)]
@@ -123,17 +196,20 @@ pub struct Work {
     pub concurrency: usize,
     /// Where to begin when the durable does not exist: the worker's own low-water mark, plus one.
     pub start_sequence: u64,
+    /// After so many deliveries a message goes to the dead letters; `None` where giving up on it would give up on a
+    /// payment. The server itself never gives up: it would tell nobody for certain.
+    pub deliveries_max: Option<i64>,
 }
 
 impl Work {
-    fn consumer(&self) -> pull::Config {
+    /// The durable, as it is made.
+    pub fn consumer(&self) -> pull::Config {
         pull::Config {
             durable_name: Some(self.durable.clone()),
             filter_subject: self.filter.clone(),
             ack_policy: AckPolicy::Explicit,
             ack_wait: self.ack_wait,
-            // Deliveries are not bounded here: giving up on a message would give up on a payment, and the handler
-            // itself ends what it cannot finish.
+            // See `deliveries_max`: what the server gave up on would lie in the stream and be nobody's.
             max_deliver: -1,
             max_ack_pending: i64::try_from(self.concurrency * 4).unwrap_or(i64::MAX),
             deliver_policy: DeliverPolicy::ByStartSequence {
@@ -144,12 +220,30 @@ impl Work {
     }
 }
 
-/// The durable's messages; it is made where it is missing.
+/// The durable's messages; it is made where it is missing, and set right where it differs in what can be changed.
 async fn pull(jetstream: &Context, work: &Work) -> anyhow::Result<pull::Stream> {
     let stream = jetstream.get_stream(&work.stream).await?;
-    let consumer: Consumer<pull::Config> = stream
-        .get_or_create_consumer(&work.durable, work.consumer())
+    let wanted = work.consumer();
+    let mut consumer: Consumer<pull::Config> = stream
+        .get_or_create_consumer(&work.durable, wanted.clone())
         .await?;
+    let found = consumer.cached_info().config.clone();
+    if found.ack_wait != wanted.ack_wait
+        || found.max_ack_pending != wanted.max_ack_pending
+        || found.filter_subject != wanted.filter_subject
+        || found.max_deliver.max(-1) > 0
+    {
+        tracing::warn!(
+            durable = work.durable,
+            "the durable had other settings; they are set right"
+        );
+        // Where it begins cannot be changed, and says nothing any more.
+        let settings = pull::Config {
+            deliver_policy: found.deliver_policy,
+            ..wanted
+        };
+        consumer = stream.update_consumer(settings).await?;
+    }
     let messages = consumer
         .stream()
         .max_messages_per_batch(work.concurrency)
@@ -169,7 +263,7 @@ pub async fn consume<F>(
     jetstream: &Context,
     work: &Work,
     shutdown: &CancellationToken,
-    handle: impl Fn(async_nats::jetstream::Message) -> F,
+    handle: impl Fn(Message) -> F,
 ) -> anyhow::Result<()>
 where
     F: Future<Output = Disposition> + Send + 'static,
@@ -193,26 +287,70 @@ where
                 None => break Err(anyhow::anyhow!("the consumer {} ended", work.durable)),
             },
         };
-        let (_, acker) = message.clone().split();
+        let acker = message.clone();
+        let delivered = message.info().map_or(1, |info| info.delivered);
+        let spent = work.deliveries_max.filter(|max| delivered > *max);
+        // Not begun when it was delivered too often: it may be what takes the worker down.
         let span = trace::consumed(&message, &work.durable);
-        let done = span.run(handle(message));
-        let beat = work.ack_wait / 3;
+        let done = spent.is_none().then(|| span.run(handle(message)));
+        let (jetstream, work) = (jetstream.clone(), work.clone());
         under_way.spawn(async move {
             let _permit = permit;
-            tokio::pin!(done);
-            let disposition = loop {
-                tokio::select! {
-                    disposition = &mut done => break disposition,
-                    () = tokio::time::sleep(beat) => {
-                        // A lost progress mark costs a second delivery, which the handler recognises.
-                        let _ = acker.ack_with(AckKind::Progress).await;
+            let disposition = match done {
+                Some(done) => {
+                    tokio::pin!(done);
+                    loop {
+                        tokio::select! {
+                            disposition = &mut done => break disposition,
+                            () = tokio::time::sleep(work.ack_wait / 3) => {
+                                // A lost progress mark costs a second delivery, which the handler recognises.
+                                let _ = acker.ack_with(AckKind::Progress).await;
+                            }
+                        }
                     }
                 }
+                None => Disposition::Park(format!(
+                    "its handler did not come to an end in {} deliveries",
+                    delivered - 1
+                )),
             };
-            let kind = match disposition {
-                Disposition::Settle => AckKind::Ack,
-                Disposition::RetryAfter(delay) => AckKind::Nak(Some(delay)),
-                Disposition::Park => AckKind::Term,
+            let parked = match disposition {
+                Disposition::Failed(why) if work.deliveries_max.is_some_and(|max| delivered >= max) => {
+                    Some(why)
+                }
+                Disposition::Park(why) => Some(why),
+                Disposition::Settle => {
+                    let _ = acker.ack().await;
+                    None
+                }
+                Disposition::RetryAfter(delay) => {
+                    let _ = acker.ack_with(AckKind::Nak(Some(delay))).await;
+                    None
+                }
+                Disposition::Failed(why) => {
+                    let pause = again_after(delivered);
+                    tracing::warn!(
+                        durable = work.durable,
+                        delivered,
+                        error = why,
+                        pause_s = pause.as_secs(),
+                        "a message failed; it comes again"
+                    );
+                    let _ = acker.ack_with(AckKind::Nak(Some(pause))).await;
+                    None
+                }
+            };
+            let Some(why) = parked else { return };
+            let kind = match bury(&jetstream, &work.durable, &acker, &why).await {
+                Ok(()) => AckKind::Term,
+                Err(error) => {
+                    tracing::error!(
+                        durable = work.durable,
+                        error = format!("{error:#}"),
+                        "a dead letter could not be written yet"
+                    );
+                    AckKind::Nak(Some(BURY_AGAIN))
+                }
             };
             let _ = acker.ack_with(kind).await;
         });
@@ -220,4 +358,87 @@ where
     under_way.close();
     under_way.wait().await;
     result
+}
+
+/// Copies a message to the dead letters; returns when it is stored there.
+async fn bury(jetstream: &Context, consumer: &str, message: &Message, why: &str) -> anyhow::Result<()> {
+    let info = message.info().map_err(anyhow::Error::from_boxed)?;
+    let letter = DeadLetter {
+        consumer,
+        error: why,
+        deliveries: info.delivered,
+        stream: info.stream,
+        sequence: info.stream_sequence,
+        subject: message.subject.as_str(),
+        time: info.published.unix_timestamp(),
+    };
+    let mut headers = HeaderMap::new();
+    for (name, values) in message.headers.iter().flat_map(HeaderMap::iter) {
+        if DeadLetter::keeps(name.as_ref()) {
+            values
+                .iter()
+                .for_each(|value| headers.append(name.clone(), value.clone()));
+        }
+    }
+    for (name, value) in letter.headers() {
+        headers.insert(name, value);
+    }
+    let subject = letter.dead_subject();
+    jetstream
+        .publish_with_headers(subject.clone(), headers, message.payload.clone())
+        .await?
+        .await?;
+    tracing::error!(
+        durable = consumer,
+        stream = letter.stream,
+        sequence = letter.sequence,
+        deliveries = letter.deliveries,
+        error = why,
+        "a message was given up and waits for a person: `kassa dlq ls`"
+    );
+    Ok(())
+}
+
+/// `delivered` counts from 1; doubles from [`AGAIN_MIN`] to [`AGAIN_MAX`].
+fn again_after(delivered: i64) -> Duration {
+    let doublings = delivered.saturating_sub(1).clamp(0, 16);
+    AGAIN_MIN.saturating_mul(1 << doublings).min(AGAIN_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_subject_is_not_taken_for_a_server_that_is_away() {
+        use async_nats::{Event, ServerError};
+        let refused = "Permissions Violation for Publish to \"kassa.evt.0.x\"".to_owned();
+        assert_eq!(
+            meaning(&Event::ServerError(ServerError::Other(refused))),
+            Meaning::NotPermitted
+        );
+        for away in [
+            Event::Disconnected,
+            Event::ServerError(ServerError::AuthorizationViolation),
+        ] {
+            assert_eq!(meaning(&away), Meaning::Away);
+        }
+        assert_eq!(meaning(&Event::Connected), Meaning::Back);
+    }
+
+    #[test]
+    fn pauses_between_deliveries_grow_and_have_a_bound() {
+        assert_eq!(again_after(1), AGAIN_MIN);
+        assert_eq!(again_after(3), AGAIN_MIN * 4);
+        assert_eq!([again_after(7), again_after(i64::MAX)], [AGAIN_MAX; 2]);
+        assert_eq!([again_after(0), again_after(i64::MIN)], [AGAIN_MIN; 2]);
+    }
+
+    #[test]
+    fn a_name_that_could_listen_to_others_gets_no_prefix_of_its_own() {
+        assert_eq!(inbox_prefix("ship-a").as_deref(), Some("_INBOX_ship-a"));
+        for name in ["", "a.b", "*", ">", "a b"] {
+            assert_eq!(inbox_prefix(name), None, "{name:?}");
+        }
+    }
 }

@@ -17,20 +17,27 @@ where
     E: Into<anyhow::Error>,
 {
     let mut pause = PAUSE_MIN;
+    let mut failures: u32 = 0;
     while !shutdown.is_cancelled() {
         let began = std::time::Instant::now();
         match work().await {
             Ok(()) => return,
             Err(error) => {
-                tracing::warn!(
-                    worker = name,
-                    error = format!("{:#}", error.into()),
-                    "stopped; it runs again shortly"
-                );
+                if began.elapsed() > PAUSE_MAX * 5 {
+                    pause = PAUSE_MIN;
+                    failures = 0;
+                }
+                failures = failures.saturating_add(1);
+                // At its 1st, 2nd, 4th … time in a row: a server may be away for a night.
+                if failures.is_power_of_two() {
+                    tracing::warn!(
+                        worker = name,
+                        times = failures,
+                        error = format!("{:#}", error.into()),
+                        "stopped; it runs again shortly"
+                    );
+                }
             }
-        }
-        if began.elapsed() > PAUSE_MAX * 5 {
-            pause = PAUSE_MIN;
         }
         tokio::select! {
             () = shutdown.cancelled() => return,

@@ -38,7 +38,7 @@ pub(crate) struct Gateway {
 /// The worker: starts payments that were decided on, and reads reports that are asked for, until shutdown.
 ///
 /// # Errors
-/// When the configuration does not hold, or NATS cannot be reached at all.
+/// When the configuration does not hold. A server that is away is waited for.
 pub async fn run(config: Config, executor: Arc<Executor>, shutdown: CancellationToken) -> anyhow::Result<()> {
     let clients = config
         .shops
@@ -79,6 +79,8 @@ impl Gateway {
             ack_wait: Duration::from_secs(6),
             concurrency: CONCURRENCY,
             start_sequence: u64::try_from(mark)? + 1,
+            // Giving up on a message would give up on a payment; the handler itself ends what it cannot finish.
+            deliveries_max: None,
         };
         bus::consume(jetstream, &work, shutdown, |message| {
             let gateway = self.clone();
@@ -97,10 +99,7 @@ impl Gateway {
             .and_then(|id| PaymentId::parse(id).ok())
         {
             Some(payment) => self.drive(payment).await,
-            None => {
-                tracing::error!(subject = %message.subject.escape_debug(), "a message that names no payment");
-                Disposition::Park
-            }
+            None => Disposition::Park("its subject names no payment".to_owned()),
         }
     }
 

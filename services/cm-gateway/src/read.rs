@@ -149,7 +149,7 @@ impl Gateway {
                 Disposition::RetryAfter(wait) => {
                     SignedDuration::try_from(wait).unwrap_or(SignedDuration::ZERO)
                 }
-                Disposition::Settle | Disposition::Park => SignedDuration::ZERO,
+                Disposition::Settle | Disposition::Failed(_) | Disposition::Park(_) => SignedDuration::ZERO,
             };
             return Ok(Read::Again(wait.max(SignedDuration::from_millis(500))));
         }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use kassa_chassis::config::{Config, Login};
 use kassa_infra::{
-    nats::{kassa_account, render},
+    nats::{kassa_accounts, render},
     servers::{Nats, NatsOptions, Postgres, PostgresOptions},
 };
 use secrecy::SecretString;
@@ -26,13 +26,14 @@ pub(crate) struct Host {
     pub(crate) logins: Logins,
 }
 
-/// The four users that the demo plays.
+/// The users that the demo plays, and the one for its dead letters.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Logins {
     pub(crate) checkout: Login,
     pub(crate) shipment: Login,
     pub(crate) worker: Login,
     pub(crate) relay: Login,
+    pub(crate) operator: Login,
 }
 
 impl Host {
@@ -118,10 +119,10 @@ impl Host {
     }
 }
 
-/// An account with the four users and passwords that nobody else knows.
+/// Accounts with their users, and passwords that nobody else knows.
 fn account() -> (String, Logins) {
     let mut logins = Logins::default();
-    let account = kassa_account("KASSA", "", &[SHOP], |user| {
+    let accounts = kassa_accounts("KASSA", "", &[SHOP], |user| {
         let password = Uuid::new_v4().simple().to_string();
         let login = Login {
             user: Some(user.to_owned()),
@@ -132,11 +133,13 @@ fn account() -> (String, Logins) {
             "checkout" => logins.checkout = login,
             "shipment" => logins.shipment = login,
             "worker" => logins.worker = login,
-            _ => logins.relay = login,
+            "relay" => logins.relay = login,
+            "operator" => logins.operator = login,
+            _ => {}
         }
         password
     });
-    (render(&[account]), logins)
+    (render(&accounts), logins)
 }
 
 /// `KASSA_CACHE_DIR`; else `.cache` in a checkout of the project; else the user's cache.

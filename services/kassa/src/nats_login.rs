@@ -249,6 +249,9 @@ fn of_context(name: &str) -> anyhow::Result<(String, ConnectOptions)> {
             .credentials(&text)
             .map_err(|error| wrong(format!("{creds} holds no NATS credentials: {error}")))?;
     } else if let Some(user) = filled(&context.user) {
+        if let Some(prefix) = bus::inbox_prefix(&user) {
+            options = options.custom_inbox_prefix(prefix);
+        }
         options = options.user_and_password(user, context.password);
     } else if let Some(token) = filled(&context.token) {
         options = options.token(token);

@@ -26,7 +26,7 @@ const PART: i32 = 0;
 /// The worker: keeps the projections up to date and answers questions, until shutdown.
 ///
 /// # Errors
-/// When NATS cannot be reached at all.
+/// When the address or the login for NATS is malformed. A server that is away is waited for.
 pub async fn run(config: Config, store: Store, shutdown: CancellationToken) -> anyhow::Result<()> {
     let client = bus::connect(&config.nats.url, &config.nats.worker, "read-models").await?;
     let (checked_out, progress) = watch::channel(0);

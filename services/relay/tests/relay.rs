@@ -24,7 +24,7 @@ use kassa_domain::{
 };
 use kassa_event_store::{Append, NewEvent, Store, StoreConfig, Touch};
 use kassa_infra::{
-    nats::{Permissions, User, kassa_account, render},
+    nats::{Permissions, User, kassa_accounts, render},
     servers::{Nats, NatsOptions, Postgres, PostgresOptions},
 };
 use kassa_relay::{RelayError, Translator};
@@ -408,9 +408,10 @@ struct World {
 impl World {
     async fn start() -> Result<Self> {
         let folder = folder("relay")?;
-        let mut account = kassa_account("KASSA", "", &[SHOP], |_| PASSWORD.to_owned());
+        let mut accounts = kassa_accounts("KASSA", "", &[SHOP], |_| PASSWORD.to_owned());
         let everything = vec![">".to_owned()];
-        account.users.push(User {
+        // Beside the streams.
+        accounts[0].users.push(User {
             name: "admin".to_owned(),
             password: PASSWORD.to_owned(),
             permissions: Permissions {
@@ -423,7 +424,7 @@ impl World {
             dir: folder.path().join("nats"),
             server: None,
             cache_dir: cache_dir(),
-            config: render(&[account]),
+            config: render(&accounts),
             port: None,
         };
         let (servers, nats) = block_in_place(|| anyhow::Ok((Servers::shared()?, Nats::start(&options)?)))?;

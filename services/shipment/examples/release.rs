@@ -37,7 +37,10 @@ async fn main() -> anyhow::Result<()> {
         }
     });
 
-    let options = ConnectOptions::new().user_and_password(user, password);
+    // Each user of the bus hears answers under a prefix of its own.
+    let options = ConnectOptions::new()
+        .custom_inbox_prefix(format!("_INBOX_{user}"))
+        .user_and_password(user, password);
     let consumer = Consumer::connect(
         Settings::new(nats_url, durable),
         options,

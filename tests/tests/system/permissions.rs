@@ -102,3 +102,49 @@ async fn the_services_are_found_by_any_nats_client() {
         assert!(verbs.contains(&&json!(verb)), "{info}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_was_sent_to_the_events_does_not_arrive_there() {
+    let stage = Stage::new().await;
+    let (reference, order_id) = stage.create("ideal/success").await;
+    stage.start(&order_id).await;
+    let forged = format!("kassa.evt.0.{SHOP}.order.{order_id}.payment_safe");
+    for role in ["shipment", "worker", "operator", "analyst", "checkout"] {
+        let client = bus::connect(&stage.config.nats.url, &stage.logins.of(role), "test")
+            .await
+            .expect("NATS answers");
+        for subject in [
+            "$JS.API.INFO".to_owned(),
+            "$JS.API.STREAM.INFO.KASSA_EVENTS".to_owned(),
+            "$JS.API.STREAM.INFO.KASSA_DLQ".to_owned(),
+            "$JS.API.STREAM.INFO.KASSA_ANALYTICS".to_owned(),
+            "$JS.API.CONSUMER.INFO.KASSA_EVENTS.test-shipment".to_owned(),
+            // Commands are answered by the worker, the inbox by its stream.
+            format!("kassa.cmd.{SHOP}.create_order"),
+            format!("kassa.inbox.{SHOP}.create_order"),
+        ] {
+            client
+                .publish_with_reply(subject, forged.clone(), "".into())
+                .await
+                .expect("it is sent, or refused without a word");
+        }
+        client.flush().await.expect("NATS answers");
+    }
+    // The relay stops where it finds in the stream what the store does not know: here it goes on to the end.
+    stage.press(&reference, "ideal/success").await;
+    stage.until_order(&order_id, "paid", "authorized", "yes").await;
+    stage
+        .until("it is shipped", async |stage| {
+            stage.shipments(&order_id).await == 1
+        })
+        .await;
+    let relay = bus::connect(&stage.config.nats.url, &stage.logins.relay, "test")
+        .await
+        .expect("NATS answers");
+    let stream = async_nats::jetstream::new(relay)
+        .get_stream("KASSA_EVENTS")
+        .await
+        .expect("it is there");
+    let last = stream.cached_info().state.last_sequence;
+    assert!(i64::try_from(last).expect("small") <= stage.sql_count("SELECT max(position) FROM events").await);
+}

@@ -169,14 +169,7 @@ impl Stage {
         let checkout = bus::connect(&nats_url, &logins.checkout, "test checkout")
             .await
             .expect("NATS answers");
-        let login = &logins.shipment;
-        let password = login
-            .password
-            .as_ref()
-            .map_or("", |password| password.expose_secret())
-            .to_owned();
-        let options = async_nats::ConnectOptions::new()
-            .user_and_password(login.user.clone().unwrap_or_default(), password);
+        let options = bus::options(&nats_url, &logins.shipment).expect("a good address");
         let (client, connection) = tokio_postgres::connect(&database_url, NoTls)
             .await
             .expect("it opens");

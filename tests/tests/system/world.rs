@@ -10,7 +10,7 @@ use std::{
 
 use kassa_chassis::config::Login;
 use kassa_infra::{
-    nats::{Account, kassa_account, render},
+    nats::{Account, kassa_accounts, render},
     servers::{Nats, NatsOptions, Postgres, PostgresOptions},
 };
 use secrecy::SecretString;
@@ -30,9 +30,10 @@ pub(crate) struct World {
     pub(crate) folder: PathBuf,
 }
 
-/// The four users of one account.
+/// The users of one pair of accounts that tests play; others are made by [`Logins::of`].
 #[derive(Debug, Clone)]
 pub(crate) struct Logins {
+    n: usize,
     pub(crate) checkout: Login,
     pub(crate) shipment: Login,
     pub(crate) worker: Login,
@@ -51,7 +52,7 @@ pub(crate) fn world() -> &'static World {
             cache_dir: cache_dir(),
         })
         .expect("PostgreSQL starts");
-        let accounts: Vec<Account> = (0..ACCOUNTS).map(account).collect();
+        let accounts: Vec<Account> = (0..ACCOUNTS).flat_map(accounts).collect();
         let nats = start_nats(&folder.join("nats"), &accounts);
         World {
             postgres,
@@ -61,6 +62,13 @@ pub(crate) fn world() -> &'static World {
             folder,
         }
     })
+}
+
+impl Logins {
+    /// Another user of the same accounts, such as `operator` or `ship-{shop}`.
+    pub(crate) fn of(&self, role: &str) -> Login {
+        login(self.n, role)
+    }
 }
 
 impl World {
@@ -136,7 +144,7 @@ pub(crate) async fn own_postgres(name: &str) -> (Postgres, String) {
 
 /// A nats-server of a test's own, to be killed and wiped, with one account.
 pub(crate) fn own_nats(name: &str) -> (Nats, Logins) {
-    let nats = start_nats(&world().folder.join(name), &[account(0)]);
+    let nats = start_nats(&world().folder.join(name), &accounts(0));
     (nats, logins(0))
 }
 
@@ -151,8 +159,8 @@ fn start_nats(dir: &Path, accounts: &[Account]) -> Nats {
     .expect("nats-server starts")
 }
 
-fn account(n: usize) -> Account {
-    kassa_account(
+fn accounts(n: usize) -> Vec<Account> {
+    kassa_accounts(
         &format!("T{n}"),
         &format!("t{n}-"),
         &[SHOP, "other-shop"],
@@ -161,16 +169,21 @@ fn account(n: usize) -> Account {
 }
 
 fn logins(n: usize) -> Logins {
-    let login = |role: &str| Login {
-        user: Some(format!("t{n}-{role}")),
-        password: Some(SecretString::from(format!("t{n}-{role}-secret"))),
-        password_file: None,
-    };
+    let login = |role: &str| login(n, role);
     Logins {
+        n,
         checkout: login("checkout"),
         shipment: login("shipment"),
         worker: login("worker"),
         relay: login("relay"),
+    }
+}
+
+fn login(n: usize, role: &str) -> Login {
+    Login {
+        user: Some(format!("t{n}-{role}")),
+        password: Some(SecretString::from(format!("t{n}-{role}-secret"))),
+        password_file: None,
     }
 }
 
