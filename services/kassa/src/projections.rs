@@ -10,8 +10,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{cli::Format, exit::Ended, replay};
 
-/// What a shell expects of a program that Ctrl-C has ended.
-const INTERRUPTED: u8 = 130;
 /// Chunks between the database and a slow reader.
 const CHUNKS: usize = 4;
 
@@ -187,7 +185,7 @@ async fn dump(
     let dumped = tokio::select! {
         dumped = dumping => dumped,
         // A build hears of it at its next step and cleans up; rows that are being written are left where they are.
-        () = stop.cancelled(), if at.is_none() => return Ok(ExitCode::from(INTERRUPTED)),
+        () = stop.cancelled(), if at.is_none() => return Ok(ExitCode::from(Ended::INTERRUPTED)),
     };
     if let Err(error) = dumped {
         return ended(error);
@@ -215,10 +213,11 @@ fn ended(error: RebuildError) -> anyhow::Result<ExitCode> {
         }
         RebuildError::Stopped => {
             eprintln!("{error}");
-            Ok(ExitCode::from(INTERRUPTED))
+            Ok(ExitCode::from(Ended::INTERRUPTED))
         }
-        RebuildError::Busy { .. } | RebuildError::TakenOver { .. } | RebuildError::Failed { .. } => {
-            Err(error.into())
+        RebuildError::Busy { .. } | RebuildError::TakenOver { .. } => {
+            Err(Ended::new(Ended::CONFLICT, error.to_string()).into())
         }
+        RebuildError::Failed { .. } => Err(error.into()),
     }
 }

@@ -200,7 +200,7 @@ impl<'a, P: Projection> Building<'a, P> {
     }
 
     /// From now on this generation serves, if it can be brought to where the other one is within a moment; else `None`.
-    async fn swap(&self, position: i64) -> Result<Option<i64>, RebuildError> {
+    pub(crate) async fn swap(&self, position: i64) -> Result<Option<i64>, RebuildError> {
         let mut client = self.store.pool().get().await.map_err(failed::<P>)?;
         let transaction = client.transaction().await.map_err(failed::<P>)?;
         // Longer than the projector keeps its checkpoint for one batch, also on a busy machine.
