@@ -1,7 +1,7 @@
 //! How is the log read back? By stream and version, by part and position, by command.
 
 use jiff::Timestamp;
-use tokio_postgres::Row;
+use tokio_postgres::{GenericClient, Row};
 use uuid::Uuid;
 
 use crate::store::{Store, StoreError, refused};
@@ -71,12 +71,26 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<StoredEvent>, StoreError> {
         let client = self.client().await?;
-        let sql = format!(
-            "SELECT {COLUMNS} FROM events WHERE part = $1 AND position > $2 ORDER BY position LIMIT $3"
-        );
-        let statement = client.prepare_cached(&sql).await.map_err(refused)?;
+        let statement = client.prepare_cached(&log_query()).await.map_err(refused)?;
         let rows = client
             .query(&statement, &[&part, &after, &bound(limit)])
+            .await
+            .map_err(refused)?;
+        Ok(rows.iter().map(stored).collect())
+    }
+
+    /// The same on a connection that is at hand: who holds one should not wait for a second.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database cannot be read.
+    pub async fn read_log_in(
+        client: &impl GenericClient,
+        part: i32,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        let rows = client
+            .query(&log_query(), &[&part, &after, &bound(limit)])
             .await
             .map_err(refused)?;
         Ok(rows.iter().map(stored).collect())
@@ -142,6 +156,10 @@ impl Store {
             .map_err(refused)?;
         Ok(row.map(|row| row.get(0)))
     }
+}
+
+fn log_query() -> String {
+    format!("SELECT {COLUMNS} FROM events WHERE part = $1 AND position > $2 ORDER BY position LIMIT $3")
 }
 
 pub(crate) fn bound(limit: usize) -> i64 {

@@ -6,7 +6,9 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use kassa_chassis::config::Config;
 
-use crate::{demo, exit, exit::Ended, keys, listen, orders, replay, serve, settings, shell, sim};
+use crate::{
+    demo, exit, exit::Ended, keys, listen, orders, projections, replay, serve, settings, shell, sim,
+};
 
 /// Brings a webshop's orders to a fact that can be trusted: safe to ship, or not, and why.
 #[derive(Debug, Parser)]
@@ -43,6 +45,8 @@ enum Verb {
     Completions(shell::CompletionsArgs),
     Man(shell::ManArgs),
     ExitCodes(exit::CodesArgs),
+    #[command(subcommand)]
+    Projections(projections::ProjectionsVerb),
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
@@ -60,6 +64,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Completions(args) => shell::completions(&args),
         Verb::Man(args) => shell::man(&args),
         Verb::ExitCodes(_) => Ok(exit::print()),
+        Verb::Projections(verb) => projections::run(verb, file).await,
     }
 }
 

@@ -12,6 +12,7 @@ mod listen;
 mod nats_login;
 mod orders;
 mod output;
+mod projections;
 mod replay;
 mod roles;
 mod serve;

@@ -16,9 +16,6 @@ use secrecy::ExposeSecret as _;
 
 use crate::{cli, exit::Ended};
 
-/// What a shell expects of a program that Ctrl-C has ended.
-const INTERRUPTED: u8 = 130;
-
 /// Prints events from the log as NDJSON, one CloudEvent a line, in order; publishes nothing.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -91,7 +88,7 @@ pub(crate) async fn run(args: &ReplayArgs, file: Option<&Path>) -> anyhow::Resul
         printed = print(log, args.limit.unwrap_or(u64::MAX)) => printed,
         interrupted = tokio::signal::ctrl_c() => {
             interrupted?;
-            Ok(ExitCode::from(INTERRUPTED))
+            Ok(ExitCode::from(Ended::INTERRUPTED))
         }
     }
 }

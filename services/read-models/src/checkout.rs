@@ -19,7 +19,7 @@ use kassa_events_schema::{
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Transaction;
 
-use crate::projector::{Projection, read};
+use crate::projector::{Projection, Table, read};
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Checkout;
@@ -36,9 +36,17 @@ struct State {
 
 impl Projection for Checkout {
     const NAME: &'static str = "checkout";
-    const TABLES: &'static [&'static str] = &["read_orders"];
+    const TABLES: &'static [Table] = &[Table {
+        name: "read_orders_all",
+        key: "order_id COLLATE \"C\"",
+    }];
 
-    async fn apply(&self, transaction: &Transaction<'_>, events: &[StoredEvent]) -> anyhow::Result<()> {
+    async fn apply(
+        &self,
+        transaction: &Transaction<'_>,
+        generation: i32,
+        events: &[StoredEvent],
+    ) -> anyhow::Result<()> {
         let mut by_order: HashMap<String, Vec<&StoredEvent>> = HashMap::new();
         let mut orders = Vec::new();
         for event in events {
@@ -49,7 +57,7 @@ impl Projection for Checkout {
             }
             group.push(event);
         }
-        let mut states = load(transaction, &orders).await?;
+        let mut states = load(transaction, generation, &orders).await?;
         for order in orders {
             let (mut state, seen) = states.remove(&order).unwrap_or_default();
             // A row knows how far it is: what comes again changes nothing.
@@ -61,7 +69,7 @@ impl Projection for Checkout {
                 state.fold(event)?;
             }
             if let (Some(opened), Some(last)) = (state.order.opened().cloned(), news.last()) {
-                save(transaction, &order, &state, &opened, last).await?;
+                save(transaction, generation, &order, &state, &opened, last).await?;
             }
         }
         Ok(())
@@ -185,12 +193,13 @@ fn order_of(event: &StoredEvent) -> anyhow::Result<String> {
 /// The rows there are, each with the position of its last event.
 async fn load(
     transaction: &Transaction<'_>,
+    generation: i32,
     orders: &[String],
 ) -> anyhow::Result<HashMap<String, (State, i64)>> {
     let rows = transaction
         .query(
-            "SELECT order_id, state, position FROM read_orders WHERE order_id = ANY ($1)",
-            &[&orders],
+            "SELECT order_id, state, position FROM read_orders_all WHERE generation = $1 AND order_id = ANY ($2)",
+            &[&generation, &orders],
         )
         .await?;
     rows.into_iter()
@@ -200,6 +209,7 @@ async fn load(
 
 async fn save(
     transaction: &Transaction<'_>,
+    generation: i32,
     order: &str,
     state: &State,
     opened: &Opened,
@@ -209,10 +219,10 @@ async fn save(
     let document = serde_json::to_value(&view)?;
     transaction
         .execute(
-            "INSERT INTO read_orders (order_id, shop, order_reference, status, safe, document, state, part, position,
-                                      created_at, updated_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
-             ON CONFLICT (order_id) DO UPDATE
+            "INSERT INTO read_orders_all (order_id, shop, order_reference, status, safe, document, state, part, position,
+                                      created_at, updated_at, generation)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+             ON CONFLICT (generation, order_id) DO UPDATE
                 SET status = excluded.status, safe = excluded.safe, document = excluded.document,
                     state = excluded.state, position = excluded.position, updated_at = excluded.updated_at",
             &[
@@ -227,6 +237,7 @@ async fn save(
                 &last.position,
                 &state.created_at,
                 &last.recorded_at,
+                &generation,
             ],
         )
         .await?;

@@ -2,9 +2,12 @@
 
 mod checkout;
 mod cursor;
+mod dump;
+mod lag;
 mod progress;
 mod projector;
 mod queries;
+mod rebuild;
 mod shipping;
 #[cfg(test)]
 mod tests;
@@ -13,12 +16,14 @@ use std::sync::Arc;
 
 use kassa_chassis::{bus, config::Config, micro, supervise::keep_running};
 use kassa_event_store::Store;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{checkout::Checkout, projector::Projection as _, shipping::Shipping};
 
+pub use lag::{Build, Lag, lag};
 pub use queries::Queries;
+pub use rebuild::{Progress, RebuildError, Swapped};
 
 /// One part on one machine.
 const PART: i32 = 0;
@@ -60,14 +65,43 @@ pub async fn follow(store: &Store, progress: &watch::Sender<i64>, shutdown: &Can
 }
 
 /// Empties the projection `name`, so that its loop fills it again; `false` where there is none of that name.
+/// The projections that there are, by name.
+pub const PROJECTIONS: [&str; 2] = [Checkout::NAME, Shipping::NAME];
+
+/// Builds the projection `name` anew, beside the one that serves, and swaps them when the new one has all that the old one
+/// has. `tell` hears how far it is. Publishes nothing and appends nothing.
 ///
 /// # Errors
-/// When the database cannot be written.
-pub async fn rebuild(store: &Store, name: &str) -> anyhow::Result<bool> {
+/// [`RebuildError`]; the projection that served goes on serving, and a later call begins from the beginning.
+pub async fn rebuild(
+    store: &Store,
+    name: &str,
+    stop: &CancellationToken,
+    tell: &mut (dyn FnMut(Progress) + Send),
+) -> Result<Swapped, RebuildError> {
     match name {
-        "checkout" => projector::rebuild::<Checkout>(store).await?,
-        "shipping" => projector::rebuild::<Shipping>(store).await?,
-        _ => return Ok(false),
+        Checkout::NAME => rebuild::rebuild(&Checkout, store, PART, stop, tell).await,
+        Shipping::NAME => rebuild::rebuild(&Shipping, store, PART, stop, tell).await,
+        _ => Err(RebuildError::unknown(name)),
     }
-    Ok(true)
+}
+
+/// Sends the rows of the projection `name` as NDJSON in chunks of whole lines: first a line that tells the position, then a
+/// row a line, ordered by key. Two dumps of one position are equal byte for byte. With `at`, the rows as they were at that
+/// position, from a build of their own; else those that serve. Ends early when nobody receives.
+///
+/// # Errors
+/// [`RebuildError`]; with `at`, a build of the same projection may be under way already.
+pub async fn dump(
+    store: &Store,
+    name: &str,
+    at: Option<i64>,
+    stop: &CancellationToken,
+    out: mpsc::Sender<Vec<u8>>,
+) -> Result<(), RebuildError> {
+    match name {
+        Checkout::NAME => dump::dump(&Checkout, store, PART, at, stop, out).await,
+        Shipping::NAME => dump::dump(&Shipping, store, PART, at, stop, out).await,
+        _ => Err(RebuildError::unknown(name)),
+    }
 }

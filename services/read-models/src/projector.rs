@@ -1,4 +1,5 @@
-//! How does an event become rows, once? A batch of events, the rows they change and the checkpoint are one transaction.
+//! How does an event become rows, once? A batch of events, the rows they change and the checkpoint are one transaction. Rows
+//! belong to the generation that serves; when a rebuild has swapped it (`rebuild.rs`), the next batch goes to the new one.
 
 use std::time::Duration;
 
@@ -11,20 +12,28 @@ use tokio_postgres::Transaction;
 use tokio_util::sync::CancellationToken;
 
 /// Events in one transaction: enough to make its commit cheap, few enough to stay short.
-const BATCH: usize = 500;
+pub(crate) const BATCH: usize = 500;
 /// How often it is looked for events even when no hint comes: hints may be lost.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// Rows of all generations, and in which order they are dumped.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Table {
+    pub(crate) name: &'static str,
+    /// Unique in a generation.
+    pub(crate) key: &'static str,
+}
 
 /// One family of rows that is made of events.
 pub(crate) trait Projection: Send + Sync + 'static {
     const NAME: &'static str;
-    /// Its tables, for a rebuild.
-    const TABLES: &'static [&'static str];
+    const TABLES: &'static [Table];
 
-    /// Changes the rows as the events say, in order.
+    /// Changes the rows of a generation as the events say, in order; rows of another are none of its business.
     fn apply(
         &self,
         transaction: &Transaction<'_>,
+        generation: i32,
         events: &[StoredEvent],
     ) -> impl Future<Output = anyhow::Result<()>> + Send;
 }
@@ -65,41 +74,41 @@ pub(crate) async fn step<P: Projection>(
 ) -> anyhow::Result<(i64, bool)> {
     // A look before the lock: most of the time there is nothing new. Its connection goes back before the log is read on
     // another: who holds one and waits for a second can wait for others who do the same.
-    let known = store
+    let row = store
         .pool()
         .get()
         .await?
         .query_opt(
-            "SELECT position FROM projections WHERE name = $1 AND part = $2",
+            "SELECT position, generation FROM projections WHERE name = $1 AND part = $2",
             &[&P::NAME, &part],
         )
-        .await?
-        .map_or(0, |row| row.get::<_, i64>(0));
-    let events = store.read_log(part, known, BATCH).await?;
-    if events.is_empty() {
-        return Ok((known, false));
-    }
+        .await?;
+    let known: Option<(i64, i32)> = row.map(|row| (row.get(0), row.get(1)));
+    let position = known.map_or(0, |(position, _)| position);
+    let events = store.read_log(part, position, BATCH).await?;
+    let Some(last) = events.last().map(|event| event.position) else {
+        return Ok((position, false));
+    };
     let mut client = store.pool().get().await?;
     let transaction = client.transaction().await?;
     transaction
         .execute(
-            "INSERT INTO projections VALUES ($1, $2, 0) ON CONFLICT DO NOTHING",
+            "INSERT INTO projections (name, part, position) VALUES ($1, $2, 0) ON CONFLICT DO NOTHING",
             &[&P::NAME, &part],
         )
         .await?;
     let row = transaction
         .query_one(
-            "SELECT position FROM projections WHERE name = $1 AND part = $2 FOR UPDATE",
+            "SELECT position, generation FROM projections WHERE name = $1 AND part = $2 FOR UPDATE",
             &[&P::NAME, &part],
         )
         .await?;
-    let locked: i64 = row.get(0);
-    if locked != known {
-        // Another instance was here, or a rebuild: what was read does not fit any more.
+    let (locked, generation): (i64, i32) = (row.get(0), row.get(1));
+    if locked != position || known.is_some_and(|(_, known)| known != generation) {
+        // Another instance was here, or a rebuild: what was read may not fit any more.
         return Ok((locked, true));
     }
-    let last = events.last().map_or(known, |event| event.position);
-    projection.apply(&transaction, &events).await?;
+    projection.apply(&transaction, generation, &events).await?;
     transaction
         .execute(
             "UPDATE projections SET position = $3 WHERE name = $1 AND part = $2",
@@ -108,25 +117,6 @@ pub(crate) async fn step<P: Projection>(
         .await?;
     transaction.commit().await?;
     Ok((last, events.len() == BATCH))
-}
-
-/// Empties a projection; the loop fills it again from the beginning.
-pub(crate) async fn rebuild<P: Projection>(store: &Store) -> anyhow::Result<()> {
-    let mut client = store.pool().get().await?;
-    let transaction = client.transaction().await?;
-    // An operator's work, on tables of any size: the limit of everyday statements would make it impossible.
-    transaction
-        .batch_execute("SET LOCAL statement_timeout = 0")
-        .await?;
-    // The checkpoint first, as the loop does: else the two would wait for each other.
-    transaction
-        .execute("UPDATE projections SET position = 0 WHERE name = $1", &[&P::NAME])
-        .await?;
-    for table in P::TABLES {
-        transaction.execute(&format!("DELETE FROM {table}"), &[]).await?;
-    }
-    transaction.commit().await?;
-    Ok(())
 }
 
 /// What was stored, as one of the domain's events.

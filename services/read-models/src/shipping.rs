@@ -5,20 +5,28 @@ use kassa_domain::order::OrderEvent;
 use kassa_event_store::StoredEvent;
 use tokio_postgres::Transaction;
 
-use crate::projector::{Projection, read};
+use crate::projector::{Projection, Table, read};
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shipping;
 
 impl Projection for Shipping {
     const NAME: &'static str = "shipping";
-    const TABLES: &'static [&'static str] = &["read_shipping"];
+    const TABLES: &'static [Table] = &[Table {
+        name: "read_shipping_all",
+        key: "order_id COLLATE \"C\", epoch",
+    }];
 
-    async fn apply(&self, transaction: &Transaction<'_>, events: &[StoredEvent]) -> anyhow::Result<()> {
+    async fn apply(
+        &self,
+        transaction: &Transaction<'_>,
+        generation: i32,
+        events: &[StoredEvent],
+    ) -> anyhow::Result<()> {
         for stored in events {
             match stored.event_type.as_str() {
-                "ConfidenceReachedSafe" => release(transaction, stored).await?,
-                "SafetyLost" => hold(transaction, stored).await?,
+                "ConfidenceReachedSafe" => release(transaction, generation, stored).await?,
+                "SafetyLost" => hold(transaction, generation, stored).await?,
                 _ => {}
             }
         }
@@ -26,15 +34,15 @@ impl Projection for Shipping {
     }
 }
 
-async fn release(transaction: &Transaction<'_>, stored: &StoredEvent) -> anyhow::Result<()> {
+async fn release(transaction: &Transaction<'_>, generation: i32, stored: &StoredEvent) -> anyhow::Result<()> {
     let OrderEvent::ConfidenceReachedSafe { epoch, ordered, .. } = read(stored)? else {
         return Ok(());
     };
     transaction
         .execute(
-            "INSERT INTO read_shipping (order_id, epoch, shop, order_reference, amount_minor, currency, safe_at,
-                                        event_id, position)
-             SELECT $1, $2, $3, payload #>> '{OrderCreated,order_reference}', $4, $5, $6, $7, $8
+            "INSERT INTO read_shipping_all (order_id, epoch, shop, order_reference, amount_minor, currency,
+                                            safe_at, event_id, position, part, generation)
+             SELECT $1, $2, $3, payload #>> '{OrderCreated,order_reference}', $4, $5, $6, $7, $8, $10, $11
                FROM (SELECT convert_from(payload, 'UTF8')::jsonb AS payload FROM events
                       WHERE stream_id = $9 AND version = 1) AS created
              ON CONFLICT DO NOTHING",
@@ -48,26 +56,29 @@ async fn release(transaction: &Transaction<'_>, stored: &StoredEvent) -> anyhow:
                 &stored.event_id,
                 &stored.position,
                 &stored.stream_id,
+                &stored.part,
+                &generation,
             ],
         )
         .await?;
     Ok(())
 }
 
-async fn hold(transaction: &Transaction<'_>, stored: &StoredEvent) -> anyhow::Result<()> {
+async fn hold(transaction: &Transaction<'_>, generation: i32, stored: &StoredEvent) -> anyhow::Result<()> {
     let OrderEvent::SafetyLost { epoch, .. } = read(stored)? else {
         return Ok(());
     };
     transaction
         .execute(
-            "UPDATE read_shipping SET lost_at = $3, lost_event_id = $4, lost_position = $5
-              WHERE order_id = $1 AND epoch = $2",
+            "UPDATE read_shipping_all SET lost_at = $3, lost_event_id = $4, lost_position = $5
+              WHERE order_id = $1 AND epoch = $2 AND generation = $6",
             &[
                 &stored.aggregate_id,
                 &i32::try_from(epoch)?,
                 &stored.recorded_at,
                 &stored.event_id,
                 &stored.position,
+                &generation,
             ],
         )
         .await?;

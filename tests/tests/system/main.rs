@@ -7,6 +7,7 @@ mod bad_input;
 mod crashes;
 mod hooks;
 mod permissions;
+mod postgres_es;
 mod read_models;
 mod replay;
 mod scenarios;

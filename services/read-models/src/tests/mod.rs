@@ -1,6 +1,7 @@
 //! What do the projections do with what should not be, and what is a shop told meanwhile? That they are rebuilt as they
 //! were, also by two at once, is tested with the whole system.
 
+mod rebuild;
 mod server;
 
 use kassa_chassis::{

@@ -83,6 +83,20 @@ impl Database {
         row.get(0)
     }
 
+    pub(super) async fn run(&self, sql: &str) {
+        connect(&self.url).await.batch_execute(sql).await.expect(sql);
+    }
+
+    /// The same database for one who has a single connection.
+    pub(super) async fn narrow(&self) -> Store {
+        Store::connect(StoreConfig {
+            url: self.url.clone(),
+            pool_size: 1,
+        })
+        .await
+        .expect("the store opens")
+    }
+
     /// Adds to an order's stream, of which `seen` events are there.
     pub(super) async fn append(&self, order: OrderId, seen: i64, events: &[OrderEvent]) {
         let events = events.iter().map(|event| {
