@@ -53,7 +53,7 @@ fn an_order_paid_in_full_and_considered_safe_is_safe_with_its_evidence() {
             evidence.difference_minor,
             evidence.policy.as_str()
         ),
-        (eur(4995), 0, "default/1")
+        (eur(4995), 0, "default/2")
     );
     assert_eq!(evidence.payments.len(), 1);
 }

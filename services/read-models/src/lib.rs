@@ -2,12 +2,14 @@
 
 mod checkout;
 mod cursor;
+mod methods;
 mod progress;
 mod projector;
 mod queries;
 mod shipping;
 #[cfg(test)]
 mod tests;
+mod why;
 
 use std::sync::Arc;
 
