@@ -116,6 +116,20 @@ fn the_recorded_order_of_50_usd_paid_with_42_eur_is_held() {
 }
 
 #[test]
+fn paypal_is_released_under_either_of_its_words_and_not_while_it_is_under_review() {
+    for word in ["PAYPAL", "PAYPAL_EXPRESS_CHECKOUT"] {
+        let mut payment = paid(eur(4995));
+        payment.method = word.to_owned();
+        assert!(matches!(
+            verdict(&safe_report(vec![payment.clone()])),
+            Verdict::Safe(_)
+        ));
+        payment.confidence = Some(Confidence::AcquirerPending);
+        assert_eq!(reasons(&safe_report(vec![payment])), [NotSafe::NothingPaid]);
+    }
+}
+
+#[test]
 fn safe_without_a_payment_is_held() {
     assert_eq!(reasons(&safe_report(vec![])), [NotSafe::NothingPaid]);
     let mut canceled = paid(eur(4995));
