@@ -157,6 +157,12 @@ impl ReportedPayment {
             )
     }
 
+    /// Authorized, while the acquirer has not made up its mind: a PayPal payment under review. It may still be refused, so the
+    /// attempt it belongs to stays open.
+    pub fn is_under_review(&self) -> bool {
+        self.state == AuthorizationState::Authorized && self.confidence == Some(Confidence::AcquirerPending)
+    }
+
     /// Authorized with the acquirer's guarantee: counts as paid.
     pub fn is_approved(&self) -> bool {
         self.state == AuthorizationState::Authorized && self.confidence == Some(Confidence::AcquirerApproved)

@@ -24,7 +24,9 @@ pub const LIVE: &str = "kassa.live.>";
 pub const REPUBLISH_SOURCE: &str = "kassa.evt.*.>";
 /// What a shipment service reads: one event per order and safety epoch.
 pub const SHIP: &str = "kassa.evt.*.*.order.*.payment_safe";
-/// The same, live.
+/// What takes a permission back, which a shipment service reads too: one event per order and safety epoch.
+pub const HOLD: &str = "kassa.evt.*.*.order.*.payment_safety_lost";
+/// [`SHIP`], live.
 pub const SHIP_LIVE: &str = "kassa.live.*.order.*.payment_safe";
 /// All events of all orders.
 pub const ORDERS: &str = "kassa.evt.*.*.order.>";

@@ -10,7 +10,7 @@ use crate::{
     money::{Currency, Money},
     payment::Method,
     report::{AuthorizationState, Confidence, ConsideredSafe, ProviderReport, ReportedMove, ReportedPayment},
-    safety::{NotSafe, Policy},
+    safety::{NotSafe, Policy, explain::explain},
 };
 
 fn eur(minor: i64) -> Money {
@@ -631,6 +631,45 @@ fn what_comes_on_top_or_is_about_another_order_calls_no_goods_back() {
             "{what}: {events:?}"
         );
     }
+}
+
+#[test]
+fn what_is_missing_is_told_in_sentences_with_its_numbers() {
+    let told = |order: &Order| explain(order.opened().unwrap(), None, None);
+    let fresh = told(&given([created()]));
+    assert_eq!(
+        fresh.sentence,
+        "Not safe to ship. The order of € 49.95 is open. No payment was started."
+    );
+    let unread = told(&given([created(), registered(), opened(1)]));
+    assert_eq!(unread.missing[0].code, "nothing_reported");
+    let short = told(&after(
+        &given([created(), registered()]),
+        [seen(1, report(&[4984], false))],
+    ));
+    assert_eq!(
+        short.sentence,
+        "Not safe to ship. The order of € 49.95 is partially paid. CM has not yet called it considered safe. \
+         € 49.84 is counted of € 49.95; the tolerance is € 0.10."
+    );
+    assert_eq!(short.missing[1].details["counted"]["value"], 4984);
+    let canceled = told(&given([created(), canceled(2)]));
+    assert_eq!(canceled.missing[0].code, "order_canceled");
+    assert!(
+        canceled
+            .sentence
+            .contains(&format!("canceled the order at {}", minute(2)))
+    );
+    let safe = told(&safe_order());
+    assert_eq!((safe.sentence.as_str(), safe.missing.len()), ("Safe to ship.", 0));
+    let lost = told(&after(&safe_order(), [seen(2, charged_back(4995))]));
+    assert!(
+        lost.sentence
+            .starts_with("Not safe any more: hold what has not left."),
+        "{}",
+        lost.sentence
+    );
+    assert!(lost.sentence.ends_with("€ 49.95 was refunded or charged back."));
 }
 
 #[test]

@@ -29,7 +29,7 @@ impl Payment {
             }
             // A closed attempt, paid all the same: the report decides, not our patience.
             (Self::Closed { .. }, PaymentCommand::Observe(seen)) => {
-                let paid = seen.payments.iter().find(|p| p.is_authorized());
+                let paid = seen.payments.iter().find(|p| decided(p));
                 Ok(paid.and_then(authorized_event).into_iter().collect())
             }
             // The report was faster than the answer to the call: all that is left to learn is which payment was ours.
@@ -248,7 +248,7 @@ impl Pending {
     /// What the provider's payments of this attempt amount to; nothing while the shopper may still pay.
     fn verdict(&self, seen: &Observation, known: &[String], waiting: bool) -> Option<PaymentEvent> {
         // Money is money, in whichever step.
-        if let Some(authorized) = seen.payments.iter().find(|p| p.is_authorized()) {
+        if let Some(authorized) = seen.payments.iter().find(|p| decided(p)) {
             return authorized_event(authorized);
         }
         // While a call is open or none was made, nothing that ended can be this attempt's own.
@@ -287,6 +287,11 @@ impl Pending {
         (!undecided && millis_after(seen, self.expires_at) > VISIBILITY_HORIZON_MS)
             .then_some(PaymentEvent::PaymentExpired)
     }
+}
+
+/// Authorized, and not under review.
+fn decided(payment: &ReportedPayment) -> bool {
+    payment.is_authorized() && !payment.is_under_review()
 }
 
 fn ended(payment: &ReportedPayment) -> bool {

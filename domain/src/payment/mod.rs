@@ -23,14 +23,16 @@ pub use rejection::PaymentRejection;
 #[serde(rename_all = "snake_case")]
 pub enum Method {
     Ideal,
+    Paypal,
 }
 
 impl Method {
-    pub const ALL: &[Self] = &[Self::Ideal];
+    pub const ALL: &[Self] = &[Self::Ideal, Self::Paypal];
 
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Ideal => "ideal",
+            Self::Paypal => "paypal",
         }
     }
 

@@ -283,6 +283,35 @@ fn what_is_with_the_acquirer_never_expires() {
 }
 
 #[test]
+fn a_payment_under_review_stays_open_until_the_acquirer_has_made_up_its_mind() {
+    let mut reviewed = shown("pid1t", "AUTHORIZED");
+    reviewed.method = "PAYPAL".to_owned();
+    reviewed.confidence = Some(Confidence::AcquirerPending);
+    let pending = given([started(), redirected()]);
+    // Long after its time, too: it may still become money.
+    for second in [60, 1_000_000] {
+        assert_eq!(
+            pending
+                .decide(seen(second, std::slice::from_ref(&reviewed)))
+                .unwrap(),
+            []
+        );
+    }
+    let requested = shown("pid1t", "AUTHORIZATION_REQUESTED");
+    assert_eq!(pending.decide(seen(1_000_000, &[requested])).unwrap(), []);
+    let approved = shown("pid1t", "AUTHORIZED");
+    assert!(matches!(
+        pending.decide(seen(70, &[approved])).unwrap()[..],
+        [PaymentEvent::PaymentAuthorized { .. }]
+    ));
+    let refused = shown("pid1t", "CANCELED");
+    assert!(matches!(
+        pending.decide(seen(70, &[refused])).unwrap()[..],
+        [PaymentEvent::PaymentCanceled { .. }]
+    ));
+}
+
+#[test]
 fn what_ended_before_is_not_this_attempts_end() {
     let stale = [shown("menu1t", "CANCELED")];
     let calling = given([started(), called(Operation::Start, 1)]);

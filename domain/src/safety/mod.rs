@@ -11,6 +11,7 @@ use crate::{
     report::{ProviderReport, ReportedPayment},
 };
 
+pub mod explain;
 #[cfg(test)]
 mod tests;
 
@@ -51,14 +52,17 @@ impl Default for Policy {
     /// The levels that CM's own plugin and manuals treat as paid, and the seed shop's ten cents.
     fn default() -> Self {
         Self {
-            version: "default/1".to_owned(),
+            version: "default/2".to_owned(),
             levels: vec!["SAFE".to_owned(), "SAFEST".to_owned()],
             tolerance_minor: 10,
             overpayment_passes: false,
-            routes: vec![MethodRoute {
-                method: "IDEAL".to_owned(),
-                route: Route::Approved,
-            }],
+            // PayPal goes by one word when it is started and, by some accounts, by another in reports.
+            routes: ["IDEAL", "PAYPAL", "PAYPAL_EXPRESS_CHECKOUT"]
+                .map(|method| MethodRoute {
+                    method: method.to_owned(),
+                    route: Route::Approved,
+                })
+                .to_vec(),
         }
     }
 }

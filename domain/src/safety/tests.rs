@@ -53,7 +53,7 @@ fn an_order_paid_in_full_and_considered_safe_is_safe_with_its_evidence() {
             evidence.difference_minor,
             evidence.policy.as_str()
         ),
-        (eur(4995), 0, "default/1")
+        (eur(4995), 0, "default/2")
     );
     assert_eq!(evidence.payments.len(), 1);
 }
@@ -113,6 +113,20 @@ fn the_recorded_order_of_50_usd_paid_with_42_eur_is_held() {
         found: eur(42),
         ordered: usd.currency
     }));
+}
+
+#[test]
+fn paypal_is_released_under_either_of_its_words_and_not_while_it_is_under_review() {
+    for word in ["PAYPAL", "PAYPAL_EXPRESS_CHECKOUT"] {
+        let mut payment = paid(eur(4995));
+        payment.method = word.to_owned();
+        assert!(matches!(
+            verdict(&safe_report(vec![payment.clone()])),
+            Verdict::Safe(_)
+        ));
+        payment.confidence = Some(Confidence::AcquirerPending);
+        assert_eq!(reasons(&safe_report(vec![payment])), [NotSafe::NothingPaid]);
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::{
 use jiff::SignedDuration;
 use schemars::JsonSchema;
 use secrecy::{ExposeSecret as _, SecretString};
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer, de::DeserializeOwned};
 
 pub use read::{Finding, Loaded, schema};
 
@@ -32,6 +32,7 @@ pub struct Config {
     pub checkout: Checkout,
     pub rate: Rate,
     pub poll: Poll,
+    pub methods: Methods,
     /// By shop token, `[a-z0-9-]{1,32}`.
     pub shops: BTreeMap<String, Shop>,
     /// The role `cm-simulator`.
@@ -134,12 +135,20 @@ pub struct Rate {
     pub queries_per_second: u32,
 }
 
-#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Poll {
     /// Per method: how long after the start, and after each read that brought nothing final, the report is read again
-    /// when no notification came.
+    /// when no notification came. A method that is not named here has the ladder of the methods' file.
     pub ladder: BTreeMap<String, Vec<SignedDuration>>,
+}
+
+/// Which payment methods there are.
+#[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Methods {
+    /// A file like `infra/methods.toml`, to be read instead of it.
+    pub file: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
@@ -218,6 +227,27 @@ pub enum ConfigError {
     Wrong(Vec<String>),
 }
 
+impl Methods {
+    /// The file that is named here or else `built_in`, as `T`; what is wrong with it is told with its line.
+    ///
+    /// # Errors
+    /// [`ConfigError::Wrong`], with the file's name.
+    pub fn read<T: DeserializeOwned>(&self, built_in: &str) -> Result<T, ConfigError> {
+        let named = |error: &dyn std::fmt::Display| {
+            let file = self
+                .file
+                .as_deref()
+                .map_or("built in".into(), Path::to_string_lossy);
+            ConfigError::Wrong(vec![format!("methods.file ({file}): {error}")])
+        };
+        let text = match &self.file {
+            None => built_in.to_owned(),
+            Some(path) => std::fs::read_to_string(path).map_err(|error| named(&error))?,
+        };
+        toml::from_str(&text).map_err(|error| named(&error))
+    }
+}
+
 fn ten_seconds() -> SignedDuration {
     SignedDuration::from_secs(10)
 }
@@ -276,17 +306,6 @@ impl Default for Checkout {
             streams_per_key: 64,
             order_ttl: SignedDuration::from_mins(30),
             attempt_ttl: SignedDuration::from_mins(30),
-        }
-    }
-}
-
-impl Default for Poll {
-    fn default() -> Self {
-        let ladder = [15, 30, 60, 300, 1800, 7200]
-            .map(SignedDuration::from_secs)
-            .to_vec();
-        Self {
-            ladder: BTreeMap::from([("ideal".to_owned(), ladder)]),
         }
     }
 }
@@ -387,10 +406,6 @@ impl Config {
         if self.nats.window < 1_000 {
             // A stream that is made anew would be filled with next to nothing, and releases would be missing in it.
             wrong.push("nats.window: at least 1000 events".to_owned());
-        }
-        if !self.poll.ladder.contains_key("ideal") {
-            // Without it, a payment whose notification is lost would never be found.
-            wrong.push("poll.ladder.ideal: one or more intervals of at least 100ms".to_owned());
         }
         for (name, shop) in &self.shops {
             shop.check(name, &mut wrong);

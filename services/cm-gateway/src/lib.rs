@@ -13,7 +13,10 @@ use kassa_chassis::{
     config::Config,
     supervise::keep_running,
 };
-use kassa_domain::ids::{PaymentId, Shop};
+use kassa_domain::{
+    ids::{PaymentId, Shop},
+    methods::Catalogue,
+};
 use kassa_engine::Executor;
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +35,7 @@ const CONCURRENCY: usize = 128;
 pub(crate) struct Gateway {
     executor: Arc<Executor>,
     clients: BTreeMap<Shop, Client>,
+    methods: Catalogue,
     shutdown: CancellationToken,
 }
 
@@ -48,6 +52,7 @@ pub async fn run(config: Config, executor: Arc<Executor>, shutdown: Cancellation
     let gateway = Arc::new(Gateway {
         executor,
         clients,
+        methods: kassa_engine::catalogue(&config)?,
         shutdown: shutdown.clone(),
     });
     let nats = bus::connect(&config.nats.url, &config.nats.worker, NAME).await?;

@@ -40,7 +40,7 @@ pub(crate) struct Created {
 /// `POST /orders/{order_key}/payments`.
 #[derive(Debug, Serialize)]
 pub(crate) struct StartBody<'a> {
-    pub(crate) method: &'static str,
+    pub(crate) method: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) ideal_details: Option<IdealDetails<'a>>,
 }

@@ -232,9 +232,7 @@ impl Gateway {
             return Ok(Stepped::On);
         }
         let body = StartBody {
-            method: match pending.attempt.method {
-                Method::Ideal => "IDEAL",
-            },
+            method: self.provider_code(pending.attempt.method),
             ideal_details: pending
                 .attempt
                 .issuer
@@ -261,6 +259,17 @@ impl Gateway {
             }
             other => self.settle(pending, operation, attempt, other).await,
         }
+    }
+
+    /// CM's word for a method; what was taken out of the methods' file since is started under the usual one.
+    fn provider_code(&self, method: Method) -> &str {
+        let usual = match method {
+            Method::Ideal => "IDEAL",
+            Method::Paypal => "PAYPAL",
+        };
+        self.methods
+            .entry(method)
+            .map_or(usual, |entry| entry.provider_code.as_str())
     }
 
     /// Records the intent. `false` when this worker may not call: another was first, or this one was paused.

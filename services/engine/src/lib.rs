@@ -6,6 +6,7 @@ mod executor;
 mod expiry;
 mod input;
 mod internal;
+mod methods;
 mod poll;
 mod service;
 mod session;
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 pub use commands::{CancelOrder, CreateOrder, OrderMade, PaymentMade, StartPayment};
 pub use executor::{Caller, Decide, Executed, Executor, Fault, Refusal};
 pub use internal::{ObserveReport, Recorded, Said, Word};
+pub use methods::catalogue;
 pub use poll::Ladders;
 pub use service::{Commands, ShopRules, WAIT_MAX_HTTP_S};
 pub use session::{Session, Told};
@@ -28,7 +30,10 @@ pub use session::{Session, Told};
 /// When the configuration does not hold, or NATS cannot be reached at all.
 pub async fn run(config: Config, executor: Arc<Executor>, shutdown: CancellationToken) -> anyhow::Result<()> {
     let client = bus::connect(&config.nats.url, &config.nats.worker, "engine").await?;
-    let ladders = Arc::new(Ladders::new(config.poll.ladder.clone()));
+    let ladders = Arc::new(Ladders::new(
+        config.poll.ladder.clone(),
+        &methods::catalogue(&config)?,
+    ));
     let commands = Commands::from_config(&config, executor.clone(), ladders.clone(), shutdown.clone())?;
     let commands = Arc::new(commands);
     let serving = keep_running("commands", &shutdown, || {

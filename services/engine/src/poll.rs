@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use jiff::{SignedDuration, Timestamp};
 use kassa_domain::{
     ids::{OrderId, PaymentId, Shop},
+    methods::Catalogue,
     order::{Order, Safety},
     payment::Method,
 };
@@ -42,7 +43,14 @@ struct Rung {
 }
 
 impl Ladders {
-    pub fn new(ladders: BTreeMap<String, Vec<SignedDuration>>) -> Self {
+    /// The configured ladders, and for all other methods those of the methods' file.
+    pub fn new(configured: BTreeMap<String, Vec<SignedDuration>>, methods: &Catalogue) -> Self {
+        let mut ladders = configured;
+        for entry in methods.all() {
+            ladders
+                .entry(entry.method.as_str().to_owned())
+                .or_insert_with(|| entry.ladder.clone());
+        }
         Self(ladders)
     }
 

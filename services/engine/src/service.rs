@@ -16,6 +16,7 @@ use kassa_chassis::{
 };
 use kassa_domain::{
     ids::{CommandId, OrderId, Shop},
+    methods::Catalogue,
     order::{NextAction, next_action},
     payment::Payment,
 };
@@ -61,6 +62,7 @@ pub struct Commands {
     shops: BTreeMap<Shop, ShopRules>,
     order_ttl: SignedDuration,
     attempt_ttl: SignedDuration,
+    methods: Arc<Catalogue>,
     ladders: Arc<Ladders>,
     wait_max_s: u64,
     rates: RatePerShop,
@@ -73,6 +75,7 @@ impl Commands {
         shops: BTreeMap<Shop, ShopRules>,
         order_ttl: SignedDuration,
         attempt_ttl: SignedDuration,
+        methods: Arc<Catalogue>,
         ladders: Arc<Ladders>,
         rates: RatePerShop,
         shutdown: CancellationToken,
@@ -82,6 +85,7 @@ impl Commands {
             shops,
             order_ttl,
             attempt_ttl,
+            methods,
             ladders,
             wait_max_s: WAIT_MAX_S,
             rates,
@@ -105,6 +109,7 @@ impl Commands {
             shops,
             config.checkout.order_ttl,
             config.checkout.attempt_ttl,
+            Arc::new(crate::methods::catalogue(config)?),
             ladders,
             RatePerShop::new(config.shops.keys(), config.rate.commands_per_second),
             shutdown,
@@ -176,7 +181,13 @@ impl Commands {
             }
             _ => {
                 let body = input::decode(&asked.body, rule)?;
-                let decision = StartPayment::check(&shop, self.attempt_ttl, self.ladders.clone(), body)?;
+                let decision = StartPayment::check(
+                    &shop,
+                    self.attempt_ttl,
+                    self.methods.clone(),
+                    self.ladders.clone(),
+                    body,
+                )?;
                 let order_id = decision.order_id();
                 let executed = self
                     .run(order_id, command, fingerprint(asked)?, &decision)

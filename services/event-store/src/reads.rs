@@ -139,7 +139,7 @@ impl Store {
     }
 
     /// Ends a claim, unless its lease ran out and another took it. With `served`, the requests that it covered are done;
-    /// without, they are due again at `not_before`.
+    /// without, they are due again at `not_before`, which is now for one that was served.
     ///
     /// # Errors
     /// [`StoreError`] when the database cannot be written; then the lease ends it.
@@ -155,6 +155,7 @@ impl Store {
                 "UPDATE provider_reads
                     SET lease_until = NULL,
                         served = CASE WHEN $3 THEN greatest(served, $4) ELSE served END,
+                        last_read_at = CASE WHEN $3 THEN $6 ELSE last_read_at END,
                         rate_at = CASE WHEN $3 THEN rate_at ELSE greatest(rate_at, $5) END
                   WHERE order_id = $1 AND read_no = $2",
                 &[
@@ -164,6 +165,7 @@ impl Store {
                     &claim.requests,
                     // A claim looks this far ahead.
                     &(not_before + BURST),
+                    &not_before,
                 ],
             )
             .await

@@ -15,7 +15,7 @@ use kassa_chassis::{
 use kassa_checkout::Checkout;
 use kassa_cm_notifications::Notifications;
 use kassa_cm_simulator::{SCENARIOS, Simulator};
-use kassa_shipment::{ConsumeError, Consumer, Database, Inbox, PaymentSafe, Settings};
+use kassa_shipment::{ConsumeError, Consumer, Database, Inbox, Instruction, PaymentSafe, Settings};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
@@ -179,9 +179,11 @@ async fn ship(
     // The stream is made by the relay, which may still be starting; the consumer waits for it.
     let consumer = Consumer::connect(settings, options, database).await?;
     Ok(tokio::spawn(consumer.run(
-        async move |safe: &PaymentSafe, _: &Transaction<'_>| {
-            // A demo that has ended does not listen any more.
-            let _ = released.send(safe.clone());
+        async move |told: &Instruction, _: &Transaction<'_>| {
+            if let Instruction::Ship(safe) = told {
+                // A demo that has ended does not listen any more.
+                let _ = released.send(safe.clone());
+            }
             Ok::<_, std::convert::Infallible>(())
         },
         stop,

@@ -26,11 +26,11 @@ pub(crate) struct Checkout;
 
 /// What a row remembers between events.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct State {
-    order: Order,
-    payments: BTreeMap<PaymentId, Payment>,
+pub(crate) struct State {
+    pub(crate) order: Order,
+    pub(crate) payments: BTreeMap<PaymentId, Payment>,
     /// Of the newest release.
-    evidence: Option<Evidence>,
+    pub(crate) evidence: Option<Evidence>,
     created_at: Option<Timestamp>,
 }
 
@@ -168,7 +168,7 @@ fn amount(money: Money) -> kassa_events_schema::Money {
 }
 
 /// As `order.payment_safe` says it: the provider's words in lower case.
-fn in_words_of_the_wire(evidence: &Evidence) -> anyhow::Result<order::Evidence> {
+pub(crate) fn in_words_of_the_wire(evidence: &Evidence) -> anyhow::Result<order::Evidence> {
     let mut wire = evidence.clone();
     wire.level.make_ascii_lowercase();
     for payment in &mut wire.payments {

@@ -4,6 +4,7 @@ mod checkout;
 mod cursor;
 mod dump;
 mod lag;
+mod methods;
 mod progress;
 mod projector;
 mod queries;
@@ -11,6 +12,7 @@ mod rebuild;
 mod shipping;
 #[cfg(test)]
 mod tests;
+mod why;
 
 use std::sync::Arc;
 

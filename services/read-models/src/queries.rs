@@ -16,10 +16,13 @@ use kassa_chassis::{
 };
 use kassa_domain::{
     ids::{OrderId, PaymentId, Shop},
+    methods::Catalogue,
     order::OrderEvent,
 };
 use kassa_event_store::{Store, StoredEvent};
-use kassa_events_schema::api::{GetOrder, GetOrderEvents, ListOrders, queries::LIST_MAX};
+use kassa_events_schema::api::{
+    ExplainOrder, GetOrder, GetOrderEvents, ListMethods, ListOrders, queries::LIST_MAX,
+};
 use kassa_relay::Translator;
 use serde_json::{Value, json};
 use tokio::{
@@ -28,14 +31,20 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{PART, cursor, projector};
+use crate::{PART, cursor, methods, projector, why};
 
 pub(crate) const SERVICE: MicroService = MicroService {
     name: "kassa-queries",
     description: "questions to the payment orchestrator kassa: where does an order stand?",
     version: env!("CARGO_PKG_VERSION"),
     prefix: "kassa.qry",
-    verbs: &["get_order", "get_order_events", "list_orders"],
+    verbs: &[
+        "get_order",
+        "get_order_events",
+        "list_orders",
+        "list_methods",
+        "explain_order",
+    ],
 };
 
 /// How long a question waits for the projection to have what was stored before it came. After it, an order that is there is
@@ -56,6 +65,8 @@ pub struct Queries {
     store: Store,
     part: i32,
     shops: BTreeSet<String>,
+    /// `None` where the methods' file is not usable, which was told at the start.
+    methods: Option<Catalogue>,
     progress: watch::Receiver<i64>,
     translator: Mutex<Translator>,
     wait_max_s: u64,
@@ -77,6 +88,11 @@ impl Queries {
             store,
             part: PART,
             shops: config.shops.keys().cloned().collect(),
+            methods: methods::catalogue(config)
+                .inspect_err(|error| {
+                    tracing::error!(error = format!("{error:#}"), "no methods can be listed")
+                })
+                .ok(),
             progress,
             wait_max_s: WAIT_MAX_S,
             rates: RatePerShop::new(config.shops.keys(), config.rate.queries_per_second),
@@ -116,6 +132,8 @@ impl Queries {
         self.rates.check(&asked.shop)?;
         match asked.verb.as_str() {
             "list_orders" => self.list_orders(&shop, input::decode(&asked.body, rule)?).await,
+            "list_methods" => self.list_methods(&input::decode(&asked.body, methods::rule)?),
+            "explain_order" => self.explain_order(&shop, input::decode(&asked.body, rule)?).await,
             "get_order_events" => {
                 self.get_order_events(&shop, input::decode(&asked.body, rule)?)
                     .await
@@ -171,6 +189,28 @@ impl Queries {
                 () = self.shutdown.cancelled() => {}
                 _ = tokio::time::timeout_at(look, progress.changed()) => {}
             }
+        }
+    }
+
+    fn list_methods(&self, body: &ListMethods) -> Result<Reply, Box<Problem>> {
+        let known = self.methods.as_ref().ok_or_else(Problem::store_unavailable)?;
+        let list = methods::list(known, body, self.store.clock().now())?;
+        Ok(Reply::new(
+            serde_json::to_vec(&list).map_err(|_| Box::new(Problem::store_unavailable())),
+        ))
+    }
+
+    async fn explain_order(&self, shop: &Shop, body: ExplainOrder) -> Result<Reply, Box<Problem>> {
+        let order_id = order_of(shop, body.order_id, body.order_reference)?;
+        let caught_up = self.caught_up(None).await?;
+        match why::explain_order(&self.store, shop, order_id).await? {
+            Some(told) => {
+                let position = told.position.clone();
+                let bytes = serde_json::to_vec(&told).map_err(|_| Problem::store_unavailable())?;
+                Ok(Reply::new(Ok(bytes)).at(position))
+            }
+            None if caught_up => Err(Box::new(Problem::not_found("order"))),
+            None => Err(Box::new(behind())),
         }
     }
 

@@ -4,7 +4,7 @@
 
 use anyhow::Context;
 use async_nats::ConnectOptions;
-use kassa_shipment::{Consumer, Database, Inbox, PaymentSafe, Settings};
+use kassa_shipment::{Consumer, Database, Inbox, Instruction, Settings};
 use tokio_postgres::{NoTls, Transaction};
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +23,8 @@ async fn main() -> anyhow::Result<()> {
     client
         .batch_execute(
             "CREATE TABLE IF NOT EXISTS shipment_service.pick_jobs
-                 (order_id text, epoch bigint, amount_minor bigint, PRIMARY KEY (order_id, epoch))",
+                 (order_id text, epoch bigint, amount_minor bigint, held boolean NOT NULL DEFAULT false,
+                  PRIMARY KEY (order_id, epoch))",
         )
         .await?;
 
@@ -50,21 +51,36 @@ async fn main() -> anyhow::Result<()> {
     let stats = consumer.stats();
     consumer.run(pick, shutdown).await?;
     println!(
-        "released {}, duplicates {}, refused {}",
+        "released {}, held {}, duplicates {}, refused {}",
         stats.released(),
+        stats.held(),
         stats.duplicates(),
         stats.refused()
     );
     Ok(())
 }
 
-async fn pick(safe: &PaymentSafe, transaction: &Transaction<'_>) -> Result<(), tokio_postgres::Error> {
-    let epoch = i64::from(safe.epoch.get());
-    transaction
-        .execute(
-            "INSERT INTO shipment_service.pick_jobs VALUES ($1, $2, $3)",
-            &[&safe.order_id, &epoch, &safe.amount.value],
-        )
-        .await?;
+async fn pick(told: &Instruction, transaction: &Transaction<'_>) -> Result<(), tokio_postgres::Error> {
+    let epoch = i64::from(told.epoch());
+    match told {
+        Instruction::Ship(safe) => {
+            transaction
+                .execute(
+                    "INSERT INTO shipment_service.pick_jobs VALUES ($1, $2, $3)",
+                    &[&safe.order_id, &epoch, &safe.amount.value],
+                )
+                .await?
+        }
+        Instruction::Hold(lost) => {
+            transaction
+                .execute(
+                    "UPDATE shipment_service.pick_jobs SET held = true WHERE order_id = $1 AND epoch = $2",
+                    &[&lost.order_id, &epoch],
+                )
+                .await?
+        }
+        // Nothing that is not known here is a permission to ship.
+        _ => 0,
+    };
     Ok(())
 }

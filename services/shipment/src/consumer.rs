@@ -14,15 +14,14 @@ use async_nats::jetstream::stream::ConsumerErrorKind;
 use async_nats::jetstream::{AckKind, Context, ErrorCode, Message};
 use async_nats::{ConnectOptions, ServerAddr};
 use futures::{FutureExt, StreamExt};
-use kassa_events_schema::order::PaymentSafe;
 use kassa_events_schema::{headers, subject};
 use tokio_postgres::Transaction;
 use tokio_postgres::error::SqlState;
 use tokio_util::sync::CancellationToken;
 
 use crate::database::{Database, Session};
-use crate::inbox::Inbox;
-use crate::judge::{Permission, judge};
+use crate::inbox::{Admission, Inbox};
+use crate::judge::{Instruction, Order, judge};
 use crate::stats::Stats;
 
 /// How long the server waits for an acknowledgement before it delivers again.
@@ -161,12 +160,13 @@ enum Trouble {
 
 /// What became of an attempt to release.
 enum Outcome {
-    Released,
+    Done,
     Duplicate,
+    Overtaken,
     Failed(Box<dyn Error + Send + Sync>),
 }
 
-/// Reads `payment_safe` and releases each order once.
+/// Reads `payment_safe` and `payment_safety_lost`: releases each order once, and has it held when that is taken back.
 #[derive(Debug)]
 pub struct Consumer {
     settings: Settings,
@@ -243,7 +243,7 @@ impl Consumer {
     /// [`ConsumeError`], only for what waiting cannot mend.
     pub async fn run<H, E>(mut self, handler: H, shutdown: CancellationToken) -> Result<(), ConsumeError>
     where
-        H: AsyncFn(&PaymentSafe, &Transaction<'_>) -> Result<(), E>,
+        H: AsyncFn(&Instruction, &Transaction<'_>) -> Result<(), E>,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         let mut failures = 0_usize;
@@ -285,7 +285,7 @@ impl Consumer {
         failures: &mut usize,
     ) -> Result<(), Trouble>
     where
-        H: AsyncFn(&PaymentSafe, &Transaction<'_>) -> Result<(), E>,
+        H: AsyncFn(&Instruction, &Transaction<'_>) -> Result<(), E>,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         let mut messages = tokio::select! {
@@ -370,7 +370,7 @@ impl Consumer {
     /// Brings one message to its end: released, known, refused, or to come again.
     async fn settle<H, E>(&mut self, message: &Message, handler: &H) -> Result<(), Trouble>
     where
-        H: AsyncFn(&PaymentSafe, &Transaction<'_>) -> Result<(), E>,
+        H: AsyncFn(&Instruction, &Transaction<'_>) -> Result<(), E>,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         let (sequence, delivered) = match message.info() {
@@ -385,8 +385,8 @@ impl Consumer {
                 return Ok(());
             }
         };
-        let permission = match judge(&message.subject, &message.payload) {
-            Ok(permission) => permission,
+        let order = match judge(&message.subject, &message.payload) {
+            Ok(order) => order,
             Err(refusal) => {
                 self.stats.count_refused();
                 tracing::error!(
@@ -401,23 +401,36 @@ impl Consumer {
         };
         // It may have waited behind others of its pull: the full time counts from here.
         reply(message, AckKind::Progress).await;
-        let order_id = permission.safe.order_id.as_str();
-        let event_id = permission.event_id;
+        let order_id = order.instruction.order_id();
+        let event_id = order.event_id;
         let again = AckKind::Nak(Some(again_after(delivered)));
 
-        let work = self.release(&permission, &message.subject, sequence, handler);
+        let work = self.act(&order, &message.subject, sequence, handler);
         let result = tokio::time::timeout(WORK_MAX, work)
             .await
             .unwrap_or(Err(Trouble::Slow));
         match result {
-            Ok(Outcome::Released) => {
-                self.stats.count_released();
-                tracing::info!(order.id = order_id, event.id = %event_id, trace_id = trace_id(message), sequence, "order released");
+            Ok(Outcome::Done) => {
+                match &order.instruction {
+                    Instruction::Ship(_) => {
+                        self.stats.count_released();
+                        tracing::info!(order.id = order_id, event.id = %event_id, trace_id = trace_id(message), sequence, "order released");
+                    }
+                    Instruction::Hold(_) => {
+                        self.stats.count_held();
+                        tracing::warn!(order.id = order_id, event.id = %event_id, trace_id = trace_id(message), sequence, "order held: its money was lost");
+                    }
+                }
+                reply(message, AckKind::Ack).await;
+            }
+            Ok(Outcome::Overtaken) => {
+                self.stats.count_duplicate();
+                tracing::warn!(order.id = order_id, event.id = %event_id, sequence, "order not released: its hold came first");
                 reply(message, AckKind::Ack).await;
             }
             Ok(Outcome::Duplicate) => {
                 self.stats.count_duplicate();
-                tracing::info!(order.id = order_id, event.id = %event_id, sequence, "order was released before");
+                tracing::info!(order.id = order_id, event.id = %event_id, sequence, "event was acted on before");
                 reply(message, AckKind::Ack).await;
             }
             Ok(Outcome::Failed(error)) => {
@@ -428,7 +441,7 @@ impl Consumer {
                     event.id = %event_id,
                     sequence,
                     delivered,
-                    "order not released, its event comes again"
+                    "event not acted on, it comes again"
                 );
                 reply(message, again).await;
             }
@@ -443,33 +456,38 @@ impl Consumer {
         Ok(())
     }
 
-    /// One transaction: seen, acted upon and released together, or none of it.
-    async fn release<H, E>(
+    /// One transaction: seen, recorded and acted upon together, or none of it.
+    async fn act<H, E>(
         &mut self,
-        permission: &Permission,
+        order: &Order,
         subject: &str,
         sequence: u64,
         handler: &H,
     ) -> Result<Outcome, Trouble>
     where
-        H: AsyncFn(&PaymentSafe, &Transaction<'_>) -> Result<(), E>,
+        H: AsyncFn(&Instruction, &Transaction<'_>) -> Result<(), E>,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         let sequence = i64::try_from(sequence).unwrap_or(i64::MAX);
         let transaction = self.session().await?.client.transaction().await?;
-        if !Inbox::admit(&transaction, permission, subject, sequence)
+        let admission = Inbox::admit(&transaction, order, subject, sequence)
             .await
-            .map_err(ours)?
-        {
-            // An event id that is new for a release that is not stays recorded.
+            .map_err(ours)?;
+        let passed_over = match admission {
+            Admission::New => None,
+            Admission::Known => Some(Outcome::Duplicate),
+            Admission::Overtaken => Some(Outcome::Overtaken),
+        };
+        if let Some(outcome) = passed_over {
+            // An event id that is new for something that is not stays recorded.
             transaction.commit().await?;
-            return Ok(Outcome::Duplicate);
+            return Ok(outcome);
         }
-        if let Err(error) = handler(&permission.safe, &transaction).await {
+        if let Err(error) = handler(&order.instruction, &transaction).await {
             transaction.rollback().await?;
             return Ok(Outcome::Failed(error.into()));
         }
-        match Inbox::still_holds(&transaction, permission).await {
+        match Inbox::still_holds(&transaction, order).await {
             Ok(true) => {}
             Ok(false) => {
                 return Ok(Outcome::Failed(
@@ -485,7 +503,7 @@ impl Consumer {
             Err(error) => return Err(error.into()),
         }
         transaction.commit().await?;
-        Ok(Outcome::Released)
+        Ok(Outcome::Done)
     }
 }
 
@@ -542,11 +560,11 @@ async fn give_back(mut messages: pull::Stream) {
 fn wanted(durable: &str) -> pull::Config {
     pull::Config {
         durable_name: Some(durable.to_owned()),
-        description: Some("orders to ship, each once".to_owned()),
+        description: Some("orders to ship, each once, and to hold".to_owned()),
         deliver_policy: DeliverPolicy::All,
         ack_policy: AckPolicy::Explicit,
         ack_wait: ACK_WAIT,
-        filter_subject: subject::SHIP.to_owned(),
+        filter_subjects: vec![subject::SHIP.to_owned(), subject::HOLD.to_owned()],
         max_ack_pending: ACK_PENDING_MAX,
         // No end: see AGAIN_MAX.
         max_deliver: -1,
@@ -571,11 +589,17 @@ fn differs(
 /// Whether a durable that was found is the one that we would have made, in all that decides which orders are seen.
 fn check(durable: &str, found: &consumer::Config) -> Result<(), ConsumeError> {
     let wanted = wanted(durable);
-    // The server tells of one filter in either field.
-    let filters = match found.filter_subjects.as_slice() {
-        [] => found.filter_subject.clone(),
-        several => several.join(" "),
+    // The server tells of one filter in either field, and of several in any order.
+    let filters = |config: &[String], one: &str| {
+        let mut several: Vec<&str> = config.iter().map(String::as_str).collect();
+        several.extend((!one.is_empty()).then_some(one));
+        several.sort_unstable();
+        several.join(" ")
     };
+    let (filters, wanted_filters) = (
+        filters(&found.filter_subjects, &found.filter_subject),
+        filters(&wanted.filter_subjects, &wanted.filter_subject),
+    );
     // Zero and below both mean without end.
     let max_deliver = if found.max_deliver <= 0 {
         -1
@@ -583,7 +607,7 @@ fn check(durable: &str, found: &consumer::Config) -> Result<(), ConsumeError> {
         found.max_deliver
     };
     for (setting, found, wanted) in [
-        ("filter", filters, wanted.filter_subject),
+        ("filter", filters, wanted_filters),
         (
             "deliver_policy",
             format!("{:?}", found.deliver_policy),
@@ -694,25 +718,32 @@ mod tests {
             )
             .is_ok()
         );
-        let several = vec![subject::SHIP.to_owned()];
-        let one_of_many = consumer::Config {
-            filter_subject: String::new(),
-            filter_subjects: several,
+        let other_order = consumer::Config {
+            filter_subjects: vec![subject::HOLD.to_owned(), subject::SHIP.to_owned()],
             ..ours()
         };
-        assert!(check("shipment", &one_of_many).is_ok());
+        assert!(check("shipment", &other_order).is_ok());
         for (setting, other) in [
             (
                 "filter",
                 consumer::Config {
-                    filter_subject: subject::ORDERS.to_owned(),
+                    filter_subjects: vec![subject::ORDERS.to_owned()],
+                    ..ours()
+                },
+            ),
+            (
+                // It would never hear that goods are to be held.
+                "filter",
+                consumer::Config {
+                    filter_subjects: vec![],
+                    filter_subject: subject::SHIP.to_owned(),
                     ..ours()
                 },
             ),
             (
                 "filter",
                 consumer::Config {
-                    filter_subject: String::new(),
+                    filter_subjects: vec![],
                     ..ours()
                 },
             ),
@@ -806,9 +837,9 @@ mod tests {
     fn a_consumer_runs_on_a_task_of_its_own(consumer: Consumer) {
         let orders = Arc::new(std::sync::Mutex::new(Vec::new()));
         tokio::spawn(consumer.run(
-            async move |safe: &PaymentSafe, transaction: &Transaction<'_>| {
+            async move |instruction: &Instruction, transaction: &Transaction<'_>| {
                 transaction.execute("SELECT 1", &[]).await.ok();
-                orders.lock().unwrap().push(safe.order_id.clone());
+                orders.lock().unwrap().push(instruction.order_id().to_owned());
                 Ok::<_, Infallible>(())
             },
             CancellationToken::new(),

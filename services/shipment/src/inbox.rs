@@ -1,10 +1,20 @@
-//! Was this order released before?
+//! Was this order released before, or its release taken back?
 
 use tokio_postgres::{Client, Transaction};
 
-use crate::judge::Permission;
+use crate::judge::{Instruction, Order};
 
-/// The two tables by which a repeat is known. They are the shop's own, in the schema `shipment_service`.
+/// Whether a message is news.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Admission {
+    New,
+    /// Seen before, under this or another event id.
+    Known,
+    /// A release whose hold was delivered first: the bus promises no order. It is not released.
+    Overtaken,
+}
+
+/// The three tables by which a repeat is known. They are the shop's own, in the schema `shipment_service`.
 #[derive(Clone, Copy, Debug)]
 pub struct Inbox;
 
@@ -30,6 +40,14 @@ const TABLES: &str = "
         released_at  timestamptz NOT NULL DEFAULT now(),
         PRIMARY KEY (order_id, epoch)
     );
+    -- Releases that were taken back. What was released and is here too is to be held.
+    CREATE TABLE IF NOT EXISTS shipment_service.holds (
+        order_id text NOT NULL,
+        epoch    int NOT NULL,
+        event_id uuid NOT NULL,
+        held_at  timestamptz NOT NULL DEFAULT now(),
+        PRIMARY KEY (order_id, epoch)
+    );
 ";
 
 impl Inbox {
@@ -41,57 +59,85 @@ impl Inbox {
         client.batch_execute(TABLES).await
     }
 
-    /// Records the event and the release; false when either was there, and then nothing is to be done. Another
-    /// transaction that is recording the same event is waited for.
+    /// Records the event and what it says; only [`Admission::New`] is to be acted on. Another transaction that is recording
+    /// something about the same order is waited for.
     pub(crate) async fn admit(
         transaction: &Transaction<'_>,
-        permission: &Permission,
+        order: &Order,
         subject: &str,
         sequence: i64,
-    ) -> Result<bool, tokio_postgres::Error> {
-        let Permission {
+    ) -> Result<Admission, tokio_postgres::Error> {
+        let Order {
             event_id,
             epoch,
-            safe,
-        } = permission;
+            instruction,
+        } = order;
+        let order_id = instruction.order_id();
+        // A release and its hold, in two instances at once: one of them sees the other.
+        transaction
+            .execute(
+                "SELECT pg_advisory_xact_lock(hashtextextended('shipment_service/' || $1, 0))",
+                &[&order_id],
+            )
+            .await?;
         let event_is_new = transaction
             .execute(
                 "INSERT INTO shipment_service.shipment_inbox (event_id, order_id, epoch, subject, sequence)
                  VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
-                &[event_id, &safe.order_id, epoch, &subject, &sequence],
+                &[event_id, &order_id, epoch, &subject, &sequence],
             )
             .await?;
         if event_is_new == 0 {
-            return Ok(false);
+            return Ok(Admission::Known);
         }
-        // The id of this event is made of the order and the epoch, so this finds a repeat only when that promise broke.
+        // The id of these events is made of the order and the epoch, so this finds a repeat only when that promise broke.
         // Then too, goods leave once.
-        let release_is_new = transaction
-            .execute(
-                "INSERT INTO shipment_service.shipments (order_id, epoch, event_id, amount_minor, currency)
-                 VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
-                &[
-                    &safe.order_id,
-                    epoch,
-                    event_id,
-                    &safe.amount.value,
-                    &safe.amount.currency,
-                ],
-            )
-            .await?;
-        Ok(release_is_new == 1)
+        let is_new = match instruction {
+            Instruction::Ship(safe) => {
+                let held = transaction
+                    .query_opt(
+                        "SELECT 1 FROM shipment_service.holds WHERE order_id = $1 AND epoch >= $2 LIMIT 1",
+                        &[&order_id, epoch],
+                    )
+                    .await?;
+                if held.is_some() {
+                    return Ok(Admission::Overtaken);
+                }
+                transaction
+                    .execute(
+                        "INSERT INTO shipment_service.shipments (order_id, epoch, event_id, amount_minor, currency)
+                         VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
+                        &[&order_id, epoch, event_id, &safe.amount.value, &safe.amount.currency],
+                    )
+                    .await?
+            }
+            Instruction::Hold(_) => {
+                transaction
+                    .execute(
+                        "INSERT INTO shipment_service.holds (order_id, epoch, event_id)
+                         VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+                        &[&order_id, epoch, event_id],
+                    )
+                    .await?
+            }
+        };
+        Ok(if is_new == 1 {
+            Admission::New
+        } else {
+            Admission::Known
+        })
     }
 
     /// Whether the transaction still holds what [`Inbox::admit`] recorded. Postgres answers `COMMIT` of a transaction in
     /// which a statement failed with a rollback, and without an error: a handler that swallowed one would lose the order.
     pub(crate) async fn still_holds(
         transaction: &Transaction<'_>,
-        permission: &Permission,
+        order: &Order,
     ) -> Result<bool, tokio_postgres::Error> {
         let found = transaction
             .query_opt(
                 "SELECT 1 FROM shipment_service.shipment_inbox WHERE event_id = $1",
-                &[&permission.event_id],
+                &[&order.event_id],
             )
             .await?;
         Ok(found.is_some())

@@ -1,15 +1,48 @@
-//! Is this message a permission to ship?
+//! Is this message a permission to ship, or one that is taken back?
 
-use kassa_events_schema::{Envelope, EnvelopeError, PublishedEvent, order::PaymentSafe};
+use kassa_events_schema::{
+    Envelope, EnvelopeError, PublishedEvent,
+    order::{PaymentSafe, PaymentSafetyLost},
+};
 use uuid::Uuid;
 
-/// A message that may be shipped on.
+/// What a shipment service is told to do with an order. New kinds may come; none is ever a permission to ship but `Ship`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Permission {
+#[non_exhaustive]
+pub enum Instruction {
+    /// The order may be shipped.
+    Ship(PaymentSafe),
+    /// It may not be shipped any more: hold what has not left. What has left is for a person.
+    Hold(PaymentSafetyLost),
+}
+
+impl Instruction {
+    /// Id of the order.
+    #[must_use]
+    pub fn order_id(&self) -> &str {
+        match self {
+            Self::Ship(safe) => &safe.order_id,
+            Self::Hold(lost) => &lost.order_id,
+        }
+    }
+
+    /// The safety epoch that begins or ends with it.
+    #[must_use]
+    pub fn epoch(&self) -> u32 {
+        match self {
+            Self::Ship(safe) => safe.epoch.get(),
+            Self::Hold(lost) => lost.epoch.get(),
+        }
+    }
+}
+
+/// A message that may be acted on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Order {
     pub(crate) event_id: Uuid,
-    /// As Postgres holds it; the same number as in `safe`.
+    /// As Postgres holds it; the same number as in the instruction.
     pub(crate) epoch: i32,
-    pub(crate) safe: PaymentSafe,
+    pub(crate) instruction: Instruction,
 }
 
 /// Why a message is not trusted. It is never shipped on, whatever it says.
@@ -36,26 +69,29 @@ pub enum Refusal {
 /// Reads a message and holds it against the subject that it came under.
 ///
 /// # Errors
-/// [`Refusal`], for everything that is not beyond doubt a `payment_safe` of the order that the subject names.
-pub(crate) fn judge(subject: &str, payload: &[u8]) -> Result<Permission, Refusal> {
+/// [`Refusal`], for everything that is not beyond doubt a `payment_safe` or `payment_safety_lost` of the order that the
+/// subject names.
+pub(crate) fn judge(subject: &str, payload: &[u8]) -> Result<Order, Refusal> {
     let envelope = Envelope::parse(payload).map_err(Refusal::Unreadable)?;
     let expected = envelope.nats_subject().to_string();
     if expected != subject {
         return Err(Refusal::Elsewhere { expected });
     }
-    let Some(PublishedEvent::OrderPaymentSafe(safe)) = envelope.decode().map_err(Refusal::Unreadable)? else {
-        return Err(Refusal::UnknownType(envelope.event_type()));
+    let instruction = match envelope.decode().map_err(Refusal::Unreadable)? {
+        Some(PublishedEvent::OrderPaymentSafe(safe)) => Instruction::Ship(safe),
+        Some(PublishedEvent::OrderPaymentSafetyLost(lost)) => Instruction::Hold(lost),
+        Some(_) | None => return Err(Refusal::UnknownType(envelope.event_type())),
     };
     let event_id = envelope
         .meta()
         .event_id
         .parse()
         .map_err(|_| Refusal::DoesNotFit("event id"))?;
-    let epoch = i32::try_from(safe.epoch.get()).map_err(|_| Refusal::DoesNotFit("epoch"))?;
-    Ok(Permission {
+    let epoch = i32::try_from(instruction.epoch()).map_err(|_| Refusal::DoesNotFit("epoch"))?;
+    Ok(Order {
         event_id,
         epoch,
-        safe,
+        instruction,
     })
 }
 
@@ -72,9 +108,21 @@ mod tests {
 
     #[test]
     fn an_order_that_is_safe_may_be_shipped() {
-        let permission = judge(SUBJECT, SAFE).unwrap();
-        assert_eq!(permission.safe.order_id, "ord_5k3m01kb2m8x4r7fezd9t6hqnvsg");
-        assert_eq!((permission.epoch, permission.safe.amount.value), (1, 4995));
+        let order = judge(SUBJECT, SAFE).unwrap();
+        let Instruction::Ship(safe) = order.instruction else {
+            panic!("{order:?}")
+        };
+        assert_eq!(safe.order_id, "ord_5k3m01kb2m8x4r7fezd9t6hqnvsg");
+        assert_eq!((order.epoch, safe.amount.value), (1, 4995));
+    }
+
+    #[test]
+    fn an_order_whose_safety_is_lost_is_to_be_held_and_never_shipped() {
+        let lost = include_bytes!("../../../events-schema/samples/order/payment_safety_lost.v1.json");
+        let subject = SUBJECT.replace("payment_safe", "payment_safety_lost");
+        let order = judge(&subject, lost).unwrap();
+        assert!(matches!(order.instruction, Instruction::Hold(_)), "{order:?}");
+        assert!(matches!(judge(SUBJECT, lost), Err(Refusal::Elsewhere { .. })));
     }
 
     #[test]

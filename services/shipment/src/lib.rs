@@ -9,6 +9,6 @@ mod stats;
 pub use consumer::{ConnectError, ConsumeError, Consumer, Settings};
 pub use database::Database;
 pub use inbox::Inbox;
-pub use judge::Refusal;
-pub use kassa_events_schema::order::PaymentSafe;
+pub use judge::{Instruction, Refusal};
+pub use kassa_events_schema::order::{PaymentSafe, PaymentSafetyLost};
 pub use stats::Stats;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Debug, Default)]
 pub struct Stats {
     released: AtomicU64,
+    held: AtomicU64,
     duplicates: AtomicU64,
     refused: AtomicU64,
     failed: AtomicU64,
@@ -16,6 +17,11 @@ impl Stats {
     /// the connection broke, is counted as a failure and later as a duplicate; the table `shipments` knows better.
     pub fn released(&self) -> u64 {
         self.released.load(Ordering::Relaxed)
+    }
+
+    /// Orders whose release was taken back, and the handler has done what it does then.
+    pub fn held(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
     }
 
     /// Deliveries of an event, or of an order's epoch, that was released before.
@@ -35,6 +41,10 @@ impl Stats {
 
     pub(crate) fn count_released(&self) {
         self.released.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_held(&self) {
+        self.held.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn count_duplicate(&self) {

@@ -5,6 +5,7 @@
 mod architecture;
 mod bad_input;
 mod crashes;
+mod endings;
 mod hooks;
 mod permissions;
 mod postgres_es;

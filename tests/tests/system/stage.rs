@@ -22,7 +22,7 @@ use kassa_checkout::{
 use kassa_cm_notifications::Notifications;
 use kassa_cm_simulator::{SimConfig, Simulator};
 use kassa_event_store::{Store, StoreConfig};
-use kassa_shipment::{Consumer, Database, Inbox, PaymentSafe, Settings, Stats};
+use kassa_shipment::{Consumer, Database, Inbox, Instruction, Settings, Stats};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -188,9 +188,13 @@ impl Stage {
             .expect("the shipment service connects");
         let shipped = consumer.stats();
         tokio::spawn(consumer.run(
-            async |safe: &PaymentSafe, transaction: &Transaction<'_>| {
+            async |told: &Instruction, transaction: &Transaction<'_>| {
                 let sql = "INSERT INTO shipment_service.handled VALUES ($1)";
-                transaction.execute(sql, &[&safe.order_id]).await.map(|_| ())
+                match told {
+                    Instruction::Ship(safe) => transaction.execute(sql, &[&safe.order_id]).await.map(|_| ()),
+                    // The library's own table `holds` tells.
+                    _ => Ok(()),
+                }
             },
             stop.clone(),
         ));

@@ -6,6 +6,7 @@ use jiff::SignedDuration;
 use kassa_chassis::problem::{FieldError, Problem};
 use kassa_domain::{
     ids::{OrderId, PaymentId, Shop},
+    methods::{Catalogue, Entry, Excluded, Purchase},
     order::OrderCommand,
     payment::{Attempt, Method, PaymentCommand},
 };
@@ -25,7 +26,7 @@ use crate::{
 pub struct StartPayment {
     shop: Shop,
     order_id: OrderId,
-    method: Method,
+    entry: Entry,
     issuer: Option<String>,
     ttl: SignedDuration,
     ladders: Arc<Ladders>,
@@ -44,6 +45,7 @@ impl StartPayment {
     pub(crate) fn check(
         shop: &Shop,
         ttl: SignedDuration,
+        methods: Arc<Catalogue>,
         ladders: Arc<Ladders>,
         body: Body,
     ) -> Result<Self, Box<Problem>> {
@@ -53,29 +55,21 @@ impl StartPayment {
         }
         checks.done()?;
         let order_id = OrderId::parse(&body.order_id).map_err(|_| Problem::not_found("order"))?;
-        let method = Method::parse(&body.method).ok_or_else(|| {
-            let known = Method::ALL
-                .iter()
-                .map(Method::as_str)
-                .collect::<Vec<_>>()
-                .join(", ");
-            Problem::new(
-                422,
-                "method_not_available",
-                "this payment method is not available",
-                format!("/method: one of {known}"),
-                "offer the shopper one of the methods listed",
-            )
-            .with_errors(vec![FieldError::new(
-                "/method",
-                "unknown",
-                format!("one of {known}"),
-            )])
-        })?;
+        let entry = Method::parse(&body.method)
+            .and_then(|method| methods.entry(method))
+            .cloned()
+            .ok_or_else(|| unknown_method(&methods))?;
+        if body.issuer.is_some() && !entry.issuer {
+            return Err(Box::new(Problem::validation(vec![FieldError::new(
+                "/issuer",
+                "invalid",
+                "must be absent: this method has no choice of a bank",
+            )])));
+        }
         Ok(Self {
             shop: shop.clone(),
             order_id,
-            method,
+            entry,
             issuer: body.issuer,
             ttl,
             ladders,
@@ -104,7 +98,7 @@ impl Decide for StartPayment {
                 order_id,
                 OrderCommand::OpenAttempt {
                     payment_id,
-                    method: self.method,
+                    method: self.entry.method,
                 },
             )
             .await
@@ -112,6 +106,16 @@ impl Decide for StartPayment {
             Ok(()) => {}
             Err(Told::Rejected(rejection)) => return Err(refused(&rejection).with_order(order_id).into()),
             Err(Told::Fault(fault)) => return Err(fault.into()),
+        }
+        let amount = opened.remaining();
+        let purchase = Purchase {
+            country: &opened.facts.country,
+            currency: amount.currency,
+            amount: Some(amount.minor),
+            at: session.now(),
+        };
+        if let Err(rule) = self.entry.check(&purchase) {
+            return Err(excluded(&rule).with_order(order_id).into());
         }
         let number = opened
             .attempts
@@ -123,8 +127,8 @@ impl Decide for StartPayment {
             payment_id,
             order_id,
             shop: self.shop.clone(),
-            method: self.method,
-            amount: opened.remaining(),
+            method: self.entry.method,
+            amount,
             issuer: self.issuer.clone(),
             number,
         };
@@ -144,10 +148,49 @@ impl Decide for StartPayment {
         }
         if let Some(timer) =
             self.ladders
-                .first_rung(order_id, payment_id, &self.shop, self.method, session.now())
+                .first_rung(order_id, payment_id, &self.shop, self.entry.method, session.now())
         {
             session.set_timer(timer);
         }
         Ok(PaymentMade { order_id, payment_id })
     }
+}
+
+fn unknown_method(methods: &Catalogue) -> Box<Problem> {
+    let known: Vec<_> = methods.all().iter().map(|entry| entry.method.as_str()).collect();
+    let known = format!("one of {}", known.join(", "));
+    Box::new(
+        Problem::new(
+            422,
+            "method_not_available",
+            "this payment method is not available",
+            format!("/method: {known}"),
+            "offer the shopper one of the methods that list_methods gives",
+        )
+        .with_errors(vec![FieldError::new("/method", "unknown", known)]),
+    )
+}
+
+/// The rule that excludes a method here, as a shop reads it.
+fn excluded(rule: &Excluded) -> Problem {
+    let (code, title, hint) = match rule {
+        Excluded::NotYet { .. } | Excluded::NoLonger { .. } | Excluded::Country { .. } => (
+            "method_not_available",
+            "this payment method is not available",
+            "offer the shopper one of the methods that list_methods gives",
+        ),
+        Excluded::Currency { .. } => (
+            "currency_not_supported",
+            "this currency is not supported",
+            "offer the shopper a method that takes the order's currency",
+        ),
+        Excluded::Amount(_) => (
+            "amount_out_of_range",
+            "this amount is not possible",
+            "offer the shopper a method that takes this amount",
+        ),
+    };
+    let detail = rule.to_string();
+    Problem::new(422, code, title, format!("/method: {detail}"), hint)
+        .with_errors(vec![FieldError::new("/method", code, detail)])
 }
