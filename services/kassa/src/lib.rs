@@ -10,6 +10,7 @@ mod host;
 mod listen;
 mod nats_login;
 mod orders;
+mod otlp;
 mod output;
 mod replay;
 mod roles;
