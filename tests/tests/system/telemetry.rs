@@ -193,8 +193,9 @@ async fn a_payment_is_counted_traced_and_told_without_a_person_or_a_secret() {
         ),
         ("kassa_payment_time_to_safe_seconds_count", &[shop, ideal], 1.0),
         (
+            // On a busy machine the ladder may be faster than the notification.
             "kassa_status_known_delay_seconds_count",
-            &[cm, ("how", "notification")],
+            &[cm],
             1.0,
         ),
         (
