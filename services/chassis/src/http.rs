@@ -17,14 +17,16 @@ use std::{
 use axum::{
     Router,
     body::Body,
-    http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header},
+    http::{HeaderValue, Method, Request, Response, StatusCode, Version, header},
 };
 use futures::FutureExt as _;
 use http_body_util::BodyExt as _;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use uuid::Uuid;
 
-use crate::problem::{FieldError, Problem};
+use crate::{
+    problem::{FieldError, Problem},
+    trace::{self, Context, Span},
+};
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
@@ -175,29 +177,40 @@ impl Drop for Place {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TraceId(pub String);
 
-impl TraceId {
-    fn of(headers: &HeaderMap) -> Self {
-        let sent = headers
-            .get("traceparent")
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| value.split('-').nth(1))
-            .filter(|id| {
-                id.len() == 32
-                    && id
-                        .bytes()
-                        .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-            })
-            .filter(|id| id.bytes().any(|b| b != b'0'));
-        Self(sent.map_or_else(|| Uuid::new_v4().simple().to_string(), str::to_owned))
-    }
-}
-
 async fn answer(
     router: Router,
     limits: Arc<Limits>,
     request: Request<hyper::body::Incoming>,
 ) -> Result<Response<Body>, Infallible> {
-    let trace = TraceId::of(request.headers());
+    let sent = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let caller = Context::parse(sent(trace::TRACEPARENT), sent(trace::TRACESTATE));
+    let method = method_of(&request);
+    // Without the path: tokens that open a page may stand in it.
+    let span = Span::server(method, caller).with("http.request.method", method);
+    let trace = TraceId(span.context.trace_id());
+    span.run(answer_within(router, limits, request, trace)).await
+}
+
+/// One of the methods that have a name here; anything else would be a stranger's text.
+fn method_of<B>(request: &Request<B>) -> &'static str {
+    match *request.method() {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "_OTHER",
+    }
+}
+
+async fn answer_within(
+    router: Router,
+    limits: Arc<Limits>,
+    request: Request<hyper::body::Incoming>,
+    trace: TraceId,
+) -> Result<Response<Body>, Infallible> {
     let path = request.uri().path().to_owned();
     let mut response = match read(&limits, request).await {
         Ok(mut request) => {

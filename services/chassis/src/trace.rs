@@ -4,9 +4,16 @@
 //! The identifiers are ours and are always made, exporter or not: they stand in log lines, answers and events. The current
 //! span lives in a task-local, so that whoever logs, appends or calls needs no argument for it.
 
-use std::{fmt, future::Future, str::FromStr, sync::Arc, time::SystemTime};
+use std::{
+    fmt,
+    future::Future,
+    str::FromStr,
+    sync::{Arc, OnceLock},
+    time::SystemTime,
+};
 
 use async_nats::HeaderMap;
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
 /// Names of the headers, in lower case on every transport.
@@ -14,6 +21,9 @@ pub const TRACEPARENT: &str = "traceparent";
 pub const TRACESTATE: &str = "tracestate";
 /// What others put there is carried along and never read; the specification asks for at least this much.
 const TRACESTATE_MAX: usize = 512;
+
+/// Where ended spans go, where they are wanted.
+static ENDED: OnceLock<mpsc::Sender<Ended>> = OnceLock::new();
 
 tokio::task_local! {
     static CURRENT: Arc<Span>;
@@ -51,6 +61,47 @@ pub struct Span {
     /// Names as in OpenTelemetry's conventions; values are ids and words, never personal data.
     pub attributes: Vec<(&'static str, String)>,
     outcome: std::sync::Mutex<Vec<(&'static str, String)>>,
+}
+
+/// A span that is over, for an exporter.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    pub context: Context,
+    pub parent: Option<u64>,
+    pub link: Option<Context>,
+    pub name: String,
+    pub kind: Kind,
+    pub began: SystemTime,
+    pub ended: SystemTime,
+    pub attributes: Vec<(&'static str, String)>,
+}
+
+/// From now on, ended spans go here; those that find it full are lost, since telling may never hold up doing. `false` where
+/// they already go elsewhere.
+pub fn export_to(sender: mpsc::Sender<Ended>) -> bool {
+    ENDED.set(sender).is_ok()
+}
+
+impl Drop for Span {
+    fn drop(&mut self) {
+        let Some(ended) = ENDED.get().filter(|_| self.context.sampled) else {
+            return;
+        };
+        let mut attributes = std::mem::take(&mut self.attributes);
+        if let Ok(outcome) = self.outcome.get_mut() {
+            attributes.append(outcome);
+        }
+        let _ = ended.try_send(Ended {
+            context: self.context.clone(),
+            parent: self.parent,
+            link: self.link.take(),
+            name: std::mem::take(&mut self.name),
+            kind: self.kind,
+            began: self.began,
+            ended: SystemTime::now(),
+            attributes,
+        });
+    }
 }
 
 /// A `traceparent` that is none; it is ignored, and a trace of our own begins.

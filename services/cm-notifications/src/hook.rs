@@ -11,10 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::any,
 };
-use kassa_chassis::{
-    metrics,
-    trace::{Kind, Span},
-};
+use kassa_chassis::{metrics, trace::Span};
 use kassa_domain::ids::Shop;
 
 use crate::store::{Hints, NotKept};
@@ -74,7 +71,7 @@ async fn hook(
     };
     let not_before = tokio::time::Instant::now() + ANSWERED_AFTER;
     // Whatever trace the caller names is a stranger's; ours begins here.
-    let span = Span::begin("/hooks/cm/{shop}", Kind::Server)
+    let span = Span::server("GET /hooks/cm/{shop}", None)
         .with("kassa.psp", PSP)
         .with("kassa.shop", shop.as_str());
     let kept = span.run(hints.keep(shop, reference)).await;

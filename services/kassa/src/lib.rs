@@ -11,6 +11,7 @@ mod keys;
 mod listen;
 mod nats_login;
 mod orders;
+mod otlp;
 mod output;
 mod projections;
 mod replay;

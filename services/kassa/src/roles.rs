@@ -13,7 +13,7 @@ use secrecy::ExposeSecret as _;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::{admin::Admin, exit::Ended};
+use crate::{admin::Admin, exit::Ended, otlp::Traces};
 
 /// Longer than a call to CM takes, shorter than the half minute after which supervisors kill.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(25);
@@ -187,6 +187,7 @@ pub(crate) async fn serve(
     wanted.sort_by_key(|role| role.name());
     wanted.dedup();
 
+    let traces = Traces::from_env()?;
     let admin = Admin::open(config, &shutdown).await?;
     let simulator = if wanted.contains(&Role::CmSimulator) {
         let simulator = Simulator::bind(simulator(config)).await?;
@@ -221,6 +222,9 @@ pub(crate) async fn serve(
         simulator.await??;
     }
     admin.close().await;
+    if let Some(traces) = traces {
+        traces.close().await;
+    }
     Ok(())
 }
 

@@ -59,6 +59,9 @@ async fn metrics(stage: &Stage, listeners: &[String]) -> String {
     text
 }
 
+/// A name, labels that it must have among others, and the least that it must have counted.
+type Expected<'e> = (&'e str, &'e [(&'e str, &'e str)], f64);
+
 /// `name{labels} value` lines, taken apart.
 fn samples(text: &str) -> impl Iterator<Item = (&str, Vec<(&str, &str)>, f64)> {
     text.lines().filter(|line| !line.starts_with('#')).map(|line| {
@@ -181,7 +184,7 @@ async fn a_payment_is_counted_traced_and_told_without_a_person_or_a_secret() {
     let shop = ("shop", SHOP);
     let ideal = ("method", "ideal");
     let cm = ("psp", "cm");
-    let expected: [(&str, &[(&str, &str)], f64); 13] = [
+    let expected: [Expected<'_>; 13] = [
         ("kassa_orders_created_total", &[shop], 1.0),
         (
             "kassa_payments_total",
@@ -190,8 +193,9 @@ async fn a_payment_is_counted_traced_and_told_without_a_person_or_a_secret() {
         ),
         ("kassa_payment_time_to_safe_seconds_count", &[shop, ideal], 1.0),
         (
+            // On a busy machine the ladder may be faster than the notification.
             "kassa_status_known_delay_seconds_count",
-            &[cm, ("how", "notification")],
+            &[cm],
             1.0,
         ),
         (
