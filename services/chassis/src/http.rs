@@ -17,14 +17,16 @@ use std::{
 use axum::{
     Router,
     body::Body,
-    http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header},
+    http::{HeaderValue, Method, Request, Response, StatusCode, Version, header},
 };
 use futures::FutureExt as _;
 use http_body_util::BodyExt as _;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use uuid::Uuid;
 
-use crate::problem::{FieldError, Problem};
+use crate::{
+    problem::{FieldError, Problem},
+    trace::{self, Context, Span},
+};
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
@@ -175,35 +177,21 @@ impl Drop for Place {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TraceId(pub String);
 
-impl TraceId {
-    fn of(headers: &HeaderMap) -> Self {
-        let sent = headers
-            .get("traceparent")
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| value.split('-').nth(1))
-            .filter(|id| {
-                id.len() == 32
-                    && id
-                        .bytes()
-                        .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-            })
-            .filter(|id| id.bytes().any(|b| b != b'0'));
-        Self(sent.map_or_else(|| Uuid::new_v4().simple().to_string(), str::to_owned))
-    }
-}
-
 async fn answer(
     router: Router,
     limits: Arc<Limits>,
     request: Request<hyper::body::Incoming>,
 ) -> Result<Response<Body>, Infallible> {
-    let trace = TraceId::of(request.headers());
+    let text = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let caller = Context::parse(text(trace::TRACEPARENT), text("tracestate"));
+    let span = Span::server(format!("http {}", request.method()), caller);
+    let trace = TraceId(span.context.trace_id());
     let path = request.uri().path().to_owned();
     let mut response = match read(&limits, request).await {
         Ok(mut request) => {
             request.extensions_mut().insert(trace.clone());
             // A handler's panic is this request's misfortune: it is told so, and the connection lives.
-            let answered = AssertUnwindSafe(router.oneshot(request)).catch_unwind();
+            let answered = AssertUnwindSafe(span.run(router.oneshot(request))).catch_unwind();
             match tokio::time::timeout(limits.request_deadline, answered).await {
                 Ok(Ok(Ok(response))) => response,
                 Ok(Ok(Err(never))) => match never {},
@@ -378,4 +366,134 @@ pub fn problem(problem: &Problem, path: &str, trace: &TraceId) -> Response<Body>
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use axum::routing::get;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpStream,
+        time::timeout,
+    };
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(30);
+
+    /// A front with deadlines short enough for a test, over a stream of ten frames and a handler that panics.
+    async fn front(per_source: usize) -> (SocketAddr, tokio_util::sync::DropGuard) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let shutdown = CancellationToken::new();
+        let limits = Limits {
+            per_source,
+            header_deadline: Duration::from_millis(300),
+            body_deadline: Duration::from_millis(300),
+            request_deadline: Duration::from_millis(300),
+            ..Limits::default()
+        };
+        let slow = || async {
+            let frames = futures::stream::unfold(0, |n| async move {
+                // Longer, all together, than any deadline of the front.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                (n < 10).then(|| (Ok::<_, Infallible>("frame\n"), n + 1))
+            });
+            Body::from_stream(frames)
+        };
+        #[expect(unreachable_code, reason = "the handler's type")]
+        let broken = || async {
+            panic!("a handler's mistake");
+            ""
+        };
+        let router = Router::new()
+            .route("/slow", get(slow).post(async || "done"))
+            .route("/never", get(std::future::pending::<&'static str>))
+            .route("/broken", get(broken));
+        tokio::spawn(serve(listener, router, limits, shutdown.clone()));
+        (address, shutdown.drop_guard())
+    }
+
+    async fn exchange(address: SocketAddr, request: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.expect("it listens");
+        stream.write_all(request.as_bytes()).await.expect("it reads");
+        let mut answer = String::new();
+        let read = timeout(DEADLINE, stream.read_to_string(&mut answer)).await;
+        let _ = read.expect("the connection is closed in time");
+        answer
+    }
+
+    #[tokio::test]
+    async fn a_slow_client_is_let_go_and_a_slow_answer_is_not_cut() {
+        let (address, _guard) = front(10).await;
+        let head = exchange(address, "GET /slow HTTP/1.1\r\nHost: a\r\nX-Slow").await;
+        assert!(head.is_empty() || head.starts_with("HTTP/1.1 408"), "{head}");
+        let body = "POST /slow HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nab";
+        let body = exchange(address, body).await;
+        assert!(
+            body.starts_with("HTTP/1.1 408") && body.contains("request_timeout"),
+            "{body}"
+        );
+        let streamed = exchange(
+            address,
+            "GET /slow HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+        )
+        .await;
+        assert_eq!(streamed.matches("frame").count(), 10, "{streamed}");
+        let never = exchange(
+            address,
+            "GET /never HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+        )
+        .await;
+        assert!(
+            never.starts_with("HTTP/1.1 503") && never.contains("retry-after"),
+            "{never}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_handlers_panic_is_told_and_ends_nothing_else() {
+        let (address, _guard) = front(10).await;
+        let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+        let request = format!(
+            "GET /broken HTTP/1.1\r\nHost: a\r\ntraceparent: 00-{trace}-00f067aa0ba902b7-01\r\n\r\n\
+             GET /slow HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        );
+        let answers = exchange(address, &request).await;
+        assert!(
+            answers.starts_with("HTTP/1.1 500") && answers.contains("HTTP/1.1 200"),
+            "{answers}"
+        );
+        assert!(!answers.contains("a handler's mistake"), "{answers}");
+        assert!(
+            answers.contains(&format!("trace-id: {trace}"))
+                && answers.contains(&format!("\"trace_id\":\"{trace}\""))
+        );
+    }
+
+    #[tokio::test]
+    async fn one_source_cannot_take_every_connection() {
+        let (address, _guard) = front(2).await;
+        let first = TcpStream::connect(address).await.expect("it listens");
+        let second = TcpStream::connect(address).await.expect("it listens");
+        let crowded = exchange(address, "").await;
+        assert!(crowded.starts_with("HTTP/1.1 429"), "{crowded}");
+        drop((first, second));
+        // Once the others are gone, there is a place again.
+        let again = async {
+            loop {
+                let answer = exchange(
+                    address,
+                    "POST /slow HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+                )
+                .await;
+                if answer.starts_with("HTTP/1.1 200") {
+                    break;
+                }
+            }
+        };
+        timeout(DEADLINE, again).await.expect("there is a place in time");
+    }
 }
