@@ -48,6 +48,9 @@ pub struct Limits {
     pub body_max: usize,
     /// Bytes of the request line and headers together.
     pub head_max: usize,
+    /// Whether a body may come in chunks instead of with its length. The parser drops a length that comes beside chunks, so
+    /// that the two can only be told apart by taking neither together nor chunks alone.
+    pub chunks: bool,
 }
 
 impl Default for Limits {
@@ -63,6 +66,7 @@ impl Default for Limits {
             request_deadline: Duration::from_secs(40),
             body_max: 64 * 1024,
             head_max: 64 * 1024,
+            chunks: true,
         }
     }
 }
@@ -261,6 +265,11 @@ fn refuse<B>(request: &Request<B>, limits: &Limits) -> Option<Problem> {
     {
         return Some(malformed(
             "the body must have one length: Content-Length, once, or chunks",
+        ));
+    }
+    if !limits.chunks && headers.contains_key(header::TRANSFER_ENCODING) {
+        return Some(malformed(
+            "the body must have its length in Content-Length, and not come in chunks",
         ));
     }
     if request.version() < Version::HTTP_10 {
