@@ -6,6 +6,7 @@ mod architecture;
 mod bad_input;
 mod crashes;
 mod hooks;
+mod http_api;
 mod permissions;
 mod read_models;
 mod replay;
