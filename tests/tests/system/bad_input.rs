@@ -523,6 +523,10 @@ async fn orders_that_are_not_there_have_one_answer_whatever_the_reason() {
         );
         answers.push(stage.get_order(id).await);
     }
+    // What is different in every answer says nothing about the order.
+    for answer in &mut answers {
+        answer.as_object_mut().expect("a problem").remove("trace_id");
+    }
     assert!(
         answers
             .iter()
