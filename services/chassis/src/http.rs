@@ -48,6 +48,9 @@ pub struct Limits {
     pub body_max: usize,
     /// Bytes of the request line and headers together.
     pub head_max: usize,
+    /// Whether a body may come in chunks instead of with its length. The parser drops a length that comes beside chunks, so
+    /// that the two can only be told apart by taking neither together nor chunks alone.
+    pub chunks: bool,
 }
 
 impl Default for Limits {
@@ -63,6 +66,7 @@ impl Default for Limits {
             request_deadline: Duration::from_secs(40),
             body_max: 64 * 1024,
             head_max: 64 * 1024,
+            chunks: true,
         }
     }
 }
@@ -288,6 +292,11 @@ fn refuse<B>(request: &Request<B>, limits: &Limits) -> Option<Problem> {
             "the body must have one length: Content-Length, once, or chunks",
         ));
     }
+    if !limits.chunks && headers.contains_key(header::TRANSFER_ENCODING) {
+        return Some(malformed(
+            "the body must have its length in Content-Length, and not come in chunks",
+        ));
+    }
     if request.version() < Version::HTTP_10 {
         return Some(malformed("the request must be HTTP/1.1"));
     }
@@ -391,4 +400,134 @@ pub fn problem(problem: &Problem, path: &str, trace: &TraceId) -> Response<Body>
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use axum::routing::get;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpStream,
+        time::timeout,
+    };
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(30);
+
+    /// A front with deadlines short enough for a test, over a stream of ten frames and a handler that panics.
+    async fn front(per_source: usize) -> (SocketAddr, tokio_util::sync::DropGuard) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let shutdown = CancellationToken::new();
+        let limits = Limits {
+            per_source,
+            header_deadline: Duration::from_millis(300),
+            body_deadline: Duration::from_millis(300),
+            request_deadline: Duration::from_millis(300),
+            ..Limits::default()
+        };
+        let slow = || async {
+            let frames = futures::stream::unfold(0, |n| async move {
+                // Longer, all together, than any deadline of the front.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                (n < 10).then(|| (Ok::<_, Infallible>("frame\n"), n + 1))
+            });
+            Body::from_stream(frames)
+        };
+        #[expect(unreachable_code, reason = "the handler's type")]
+        let broken = || async {
+            panic!("a handler's mistake");
+            ""
+        };
+        let router = Router::new()
+            .route("/slow", get(slow).post(async || "done"))
+            .route("/never", get(std::future::pending::<&'static str>))
+            .route("/broken", get(broken));
+        tokio::spawn(serve(listener, router, limits, shutdown.clone()));
+        (address, shutdown.drop_guard())
+    }
+
+    async fn exchange(address: SocketAddr, request: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.expect("it listens");
+        stream.write_all(request.as_bytes()).await.expect("it reads");
+        let mut answer = String::new();
+        let read = timeout(DEADLINE, stream.read_to_string(&mut answer)).await;
+        let _ = read.expect("the connection is closed in time");
+        answer
+    }
+
+    #[tokio::test]
+    async fn a_slow_client_is_let_go_and_a_slow_answer_is_not_cut() {
+        let (address, _guard) = front(10).await;
+        let head = exchange(address, "GET /slow HTTP/1.1\r\nHost: a\r\nX-Slow").await;
+        assert!(head.is_empty() || head.starts_with("HTTP/1.1 408"), "{head}");
+        let body = "POST /slow HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nab";
+        let body = exchange(address, body).await;
+        assert!(
+            body.starts_with("HTTP/1.1 408") && body.contains("request_timeout"),
+            "{body}"
+        );
+        let streamed = exchange(
+            address,
+            "GET /slow HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+        )
+        .await;
+        assert_eq!(streamed.matches("frame").count(), 10, "{streamed}");
+        let never = exchange(
+            address,
+            "GET /never HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+        )
+        .await;
+        assert!(
+            never.starts_with("HTTP/1.1 503") && never.contains("retry-after"),
+            "{never}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_handlers_panic_is_told_and_ends_nothing_else() {
+        let (address, _guard) = front(10).await;
+        let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+        let request = format!(
+            "GET /broken HTTP/1.1\r\nHost: a\r\ntraceparent: 00-{trace}-00f067aa0ba902b7-01\r\n\r\n\
+             GET /slow HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        );
+        let answers = exchange(address, &request).await;
+        assert!(
+            answers.starts_with("HTTP/1.1 500") && answers.contains("HTTP/1.1 200"),
+            "{answers}"
+        );
+        assert!(!answers.contains("a handler's mistake"), "{answers}");
+        assert!(
+            answers.contains(&format!("trace-id: {trace}"))
+                && answers.contains(&format!("\"trace_id\":\"{trace}\""))
+        );
+    }
+
+    #[tokio::test]
+    async fn one_source_cannot_take_every_connection() {
+        let (address, _guard) = front(2).await;
+        let first = TcpStream::connect(address).await.expect("it listens");
+        let second = TcpStream::connect(address).await.expect("it listens");
+        let crowded = exchange(address, "").await;
+        assert!(crowded.starts_with("HTTP/1.1 429"), "{crowded}");
+        drop((first, second));
+        // Once the others are gone, there is a place again.
+        let again = async {
+            loop {
+                let answer = exchange(
+                    address,
+                    "POST /slow HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+                )
+                .await;
+                if answer.starts_with("HTTP/1.1 200") {
+                    break;
+                }
+            }
+        };
+        timeout(DEADLINE, again).await.expect("there is a place in time");
+    }
 }

@@ -48,11 +48,8 @@ impl Preference {
                 "wait" if preference.wait.is_none() => {
                     let digits = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
                     let seconds = digits.then(|| value.parse::<u64>().unwrap_or(max_s));
-                    let seconds = seconds.ok_or_else(|| {
-                        wrong(format!(
-                            "wait must be whole seconds, 0 to {max_s}, such as wait=10"
-                        ))
-                    })?;
+                    let seconds = seconds
+                        .ok_or_else(|| wrong("wait must be whole seconds, such as wait=10".to_owned()))?;
                     preference.wait = Some(Duration::from_secs(seconds.min(max_s)));
                 }
                 "for" if preference.until.is_none() => {

@@ -26,14 +26,12 @@ use crate::{
 const JSON: &str = "application/json";
 const BATCH: &str = "application/cloudevents-batch+json";
 
-/// Headers that mean the same here and on NATS, as they are written there.
-const CARRIED: [&str; 6] = [
+/// Headers that mean the same here and on NATS, as they are written there. The trace is that of the HTTP request's span.
+const CARRIED: [&str; 4] = [
     "Idempotency-Key",
     "Prefer",
     "Content-Encoding",
     "Kassa-Command-Version",
-    "traceparent",
-    "tracestate",
 ];
 
 type Answer = Result<Response, Refused>;

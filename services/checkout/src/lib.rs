@@ -77,7 +77,11 @@ impl Checkout {
         let serving = http::serve(
             self.listener,
             app::router(app.clone()),
-            Limits::default(),
+            Limits {
+                // Every client of ours knows how long its JSON is.
+                chunks: false,
+                ..Limits::default()
+            },
             shutdown.clone(),
         );
         let ((), (), served) = tokio::join!(following, feeding, serving);

@@ -105,12 +105,16 @@ enum Stop {
 
 impl Teller {
     async fn tell(&self, after: Option<i64>) -> Result<(), Stop> {
-        self.send("retry: 2000\n\n".to_owned()).await?;
         // One order's story is told from its beginning; of a whole shop, what happens from now on.
         let mut seen = after;
+        let mut greeted = false;
         loop {
             let (mut told, target) = self.app.feed.join().await;
-            let from = *seen.get_or_insert(if self.order.is_some() { 0 } else { target });
+            if !std::mem::replace(&mut greeted, true) {
+                // Nothing that happens after this frame has come is missed.
+                self.send("retry: 2000\n\n".to_owned()).await?;
+            }
+            let from = seen.unwrap_or(if self.order.is_some() { 0 } else { target });
             if self.catch_up(from, target).await? {
                 return self.end().await;
             }

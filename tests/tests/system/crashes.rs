@@ -211,7 +211,11 @@ async fn another_goes_through(stage: &Stage) {
 }
 
 /// Every message of the stream up to a sequence, as (sequence, id, body), once it is there.
-async fn stream(url: &str, logins: &crate::world::Logins, upto: i64) -> Vec<(u64, String, Vec<u8>)> {
+pub(crate) async fn stream(
+    url: &str,
+    logins: &crate::world::Logins,
+    upto: i64,
+) -> Vec<(u64, String, Vec<u8>)> {
     let client = kassa_chassis::bus::connect(url, &logins.relay, "test reader")
         .await
         .expect("NATS answers");

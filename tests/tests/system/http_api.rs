@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use kassa::Role;
-use kassa_checkout::keys::{self, Scope};
+use kassa_checkout::keys::Scope;
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use tokio::{
@@ -15,6 +15,7 @@ use tokio::{
 use uuid::Uuid;
 
 use crate::{
+    crashes::stream,
     stage::{DEADLINE, Plan, Stage, order_body},
     world::{SHOP, own_nats},
 };
@@ -371,7 +372,7 @@ async fn b_16_what_is_another_shops_is_not_there() {
         "ord_p6rg29pzj1vn6a4282w39drs9b20",
         "ord_",
         "x",
-        "%2e%2e",
+        "%00",
     ] {
         for path in [
             format!("/v1/orders/{id}"),
@@ -535,6 +536,19 @@ impl Frames {
         }
     }
 
+    /// Waits for the stream's first frame, by which it is there.
+    async fn joined(&mut self) {
+        while self.text.is_empty() {
+            let chunk = self
+                .response
+                .chunk()
+                .await
+                .expect("the stream is whole")
+                .expect("a frame");
+            self.text.push_str(std::str::from_utf8(&chunk).expect("UTF-8"));
+        }
+    }
+
     /// The next frame that is an event: id, event, data. `None` at the end.
     async fn next(&mut self) -> Option<(String, String, Value)> {
         loop {
@@ -631,12 +645,19 @@ async fn without_the_bus_orders_are_made_and_afterwards_everything_arrives_in_or
     let (mut nats, logins) = own_nats("http-nats");
     let plan = Plan {
         processes: vec![],
-        nats: Some((nats.url(), logins)),
+        nats: Some((nats.url(), logins.clone())),
     };
     let stage = Stage::planned(plan).await;
     let api = Api::new(&stage).await;
-    nats.kill();
+    let mut nats = tokio::task::spawn_blocking(move || {
+        nats.kill().expect("it is ours to kill");
+        nats
+    })
+    .await
+    .expect("it does not panic");
     let mut live = Frames::open(api.request(Method::GET, "/v1/events/stream")).await;
+    // Joined before the first order: the frame that says so.
+    live.joined().await;
     let mut made = Vec::new();
     for _ in 0..ORDERS {
         made.push(api.create(&reference(), "ideal/success").await);
@@ -644,16 +665,181 @@ async fn without_the_bus_orders_are_made_and_afterwards_everything_arrives_in_or
     for order_id in &made {
         assert_eq!(api.get(&format!("/v1/orders/{order_id}")).await.status, 200);
         // Live updates do not need the bus either.
+        let told = live.until("order.created").await;
         assert_eq!(
-            live.until("order.created").await.last().expect("an event").2["subject"],
+            told.last().expect("an event").2["subject"],
             format!("order/{order_id}")
         );
     }
-    nats.restart().expect("it starts again");
-    stage
-        .until("the stream has everything", async |stage| {
-            stage.published(ORDERS).await
-        })
-        .await;
-    assert_eq!(stage.published_orders().await, made, "in order, each once");
+    let nats = tokio::task::spawn_blocking(move || {
+        nats.restart().expect("it starts again");
+        nats
+    })
+    .await
+    .expect("it does not panic");
+    let head = stage.store.head(0).await.expect("a head");
+    let messages = stream(&nats.url(), &logins, head).await;
+    let sequences: Vec<i64> = messages
+        .iter()
+        .filter_map(|(at, ..)| i64::try_from(*at).ok())
+        .collect();
+    assert_eq!(
+        sequences,
+        (1..=head).collect::<Vec<_>>(),
+        "each once, under its number"
+    );
+    let arrived: Vec<String> = messages
+        .iter()
+        .map(|(.., body)| serde_json::from_slice::<Value>(body).expect("an envelope"))
+        .filter(|event| event["type"] == "kassa.order.created.v1")
+        .map(|event| event["correlationid"].as_str().expect("an order").to_owned())
+        .collect();
+    assert_eq!(arrived, made, "in order");
+}
+
+/// Sends bytes as they are; everything that comes back until the connection is closed.
+async fn raw(stage: &Stage, request: &[u8]) -> String {
+    let address = stage.api_url.trim_start_matches("http://");
+    let mut stream = TcpStream::connect(address).await.expect("it listens");
+    // A server that has heard enough closes before it has read all.
+    let _ = stream.write_all(request).await;
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(DEADLINE, stream.read_to_end(&mut answer)).await;
+    let _ = read.expect("the connection is closed");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn b_11_what_can_be_read_in_two_ways_is_refused_and_the_connection_is_closed() {
+    let stage = Stage::new().await;
+    let many: String = (0..200).map(|n| format!("X-{n}: 1\r\n")).collect();
+    let large = "x".repeat(70_000);
+    let address = "GET http://kassa/v1/orders HTTP/1.1\r\nHost: kassa\r\n\r\n";
+    for (request, status) in [
+        ("GET /v1/orders HTTP/1.1\r\n\r\n", 400),
+        ("GET /v1/orders HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+        (address, 400),
+        ("TRACE /v1/orders HTTP/1.1\r\nHost: a\r\n\r\n", 405),
+        (
+            "POST /v1/orders HTTP/1.1\r\nHost: a\r\nX-HTTP-Method-Override: DELETE\r\nContent-Length: 0\r\n\r\n",
+            400,
+        ),
+        (&format!("GET /v1/orders HTTP/1.1\r\nHost: a\r\n{many}\r\n"), 431),
+        (
+            &format!("GET /v1/orders HTTP/1.1\r\nHost: a\r\nX: {large}\r\n\r\n"),
+            431,
+        ),
+        (
+            "POST /v1/orders HTTP/1.1\r\nHost: a\r\nContent-Length: 1048577\r\n\r\n",
+            413,
+        ),
+    ] {
+        let answer = raw(&stage, request.as_bytes()).await;
+        let shown = &request[..request.len().min(120)];
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{shown}: {answer}"
+        );
+        assert!(answer.contains("application/problem+json"), "{shown}: {answer}");
+        assert!(
+            answer.to_ascii_lowercase().contains("trace-id: "),
+            "{shown}: {answer}"
+        );
+    }
+    let both = "POST /v1/orders HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n\
+                GET /v1/orders HTTP/1.1\r\nHost: a\r\n\r\n";
+    let answer = raw(&stage, both.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    assert_eq!(
+        answer.matches("HTTP/1.1").count(),
+        1,
+        "the second request was not read: {answer}"
+    );
+    // What the parser itself refuses, it answers without a document.
+    let two = "POST /v1/orders HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}";
+    let answer = raw(&stage, two.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    let old = raw(&stage, b"GET /v1/orders\r\n\r\n").await;
+    assert!(
+        old.is_empty() || old.starts_with("HTTP/1.1 400 "),
+        "HTTP/0.9: {old}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_way_to_be_wrong_has_one_form() {
+    let stage = Stage::new().await;
+    let api = Api::new(&stage).await;
+    api.get("/v1/nothing").await.refused(404, "not_found");
+    let wrong_method = Answer::of(api.request(Method::DELETE, "/v1/orders")).await;
+    wrong_method.refused(405, "method_not_allowed");
+    assert!(wrong_method.header("allow").contains("POST"), "{wrong_method:?}");
+    let post = |kind: &str, body: &str| {
+        api.request(Method::POST, "/v1/orders")
+            .header("Idempotency-Key", "k")
+            .header("Content-Type", kind.to_owned())
+            .body(body.to_owned())
+    };
+    Answer::of(post("text/plain", "{}"))
+        .await
+        .refused(415, "unsupported_media_type");
+    Answer::of(post("application/json", "{}").header("Content-Encoding", "gzip"))
+        .await
+        .refused(415, "unsupported_encoding");
+    Answer::of(post("application/json", &" ".repeat(1_048_577)))
+        .await
+        .refused(413, "payload_too_large");
+    Answer::of(post("application/json", "{}").header("Accept", "text/html"))
+        .await
+        .refused(406, "not_acceptable");
+    // The id of the path stands for that of the body, and is not overruled by it.
+    let twice = json!({ "order_id": "ord_x", "method": "ideal" });
+    let answer = api.post("/v1/orders/ord_y/payments", &twice).await;
+    answer.refused(400, "validation");
+    assert_eq!(answer.body["errors"][0]["code"], "duplicate", "{answer:?}");
+    let pages = [
+        "/problems/rate_limited",
+        "/docs/api",
+        "/openapi.json",
+        "/schemas/order/payment_safe.v1.json",
+    ];
+    for path in pages {
+        assert_eq!(
+            stage.http_get(&format!("{}{path}", stage.api_url)).await.status(),
+            200,
+            "{path}"
+        );
+    }
+    api.get("/problems/none").await.refused(404, "not_found");
+    api.get("/schemas/../Cargo.toml").await.refused(404, "not_found");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn b_15_a_shop_that_runs_wild_is_told_to_wait_and_another_notices_nothing() {
+    let stage = Stage::tuned(Plan::ordinary(), |config| config.rate.commands_per_second = 5).await;
+    let (wild, calm) = (
+        Api::new(&stage).await,
+        Api::of(&stage, "other-shop", &Scope::ALL).await,
+    );
+    let body = order_body(&reference(), "ideal/success");
+    let storm = futures::future::join_all((0..60).map(|_| wild.post("/v1/orders", &body)));
+    let (answers, other) = tokio::join!(storm, calm.post("/v1/orders", &body));
+    assert_eq!(other.status, 201, "{other:?}");
+    let limited: Vec<_> = answers.iter().filter(|answer| answer.status == 429).collect();
+    assert!(limited.len() >= 20, "{} of 60 were told to wait", limited.len());
+    for answer in limited {
+        answer.refused(429, "rate_limited");
+        assert!(
+            answer
+                .header("retry-after")
+                .parse::<u32>()
+                .is_ok_and(|seconds| seconds > 0)
+        );
+    }
+    let by_nats = futures::future::join_all((0..60).map(|_| stage.command("create_order", &body))).await;
+    let limited = by_nats
+        .iter()
+        .filter(|answer| answer["code"] == "rate_limited")
+        .count();
+    assert!(limited >= 20, "{limited} of 60 were told to wait");
 }

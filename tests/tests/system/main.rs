@@ -7,6 +7,7 @@ mod bad_input;
 mod crashes;
 mod endings;
 mod hooks;
+mod http_api;
 mod permissions;
 mod postgres_es;
 mod read_models;

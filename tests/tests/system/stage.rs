@@ -54,6 +54,8 @@ pub(crate) struct Stage {
     pub(crate) hooks_url: String,
     /// The HTTP API, without a slash at its end.
     pub(crate) api_url: String,
+    /// One that may do everything; made when it is first needed.
+    api_key: tokio::sync::OnceCell<String>,
     pub(crate) checkout: Client,
     pub(crate) shipped: Arc<Stats>,
     http: reqwest::Client,
@@ -92,6 +94,11 @@ impl Stage {
     }
 
     pub(crate) async fn planned(plan: Plan) -> Self {
+        Self::tuned(plan, |_| {}).await
+    }
+
+    /// With a configuration that differs from what is usual.
+    pub(crate) async fn tuned(plan: Plan, tune: impl FnOnce(&mut Config)) -> Self {
         let world = world();
         let database_url = world.database().await;
         let (nats_url, logins) = plan.nats.unwrap_or_else(|| (world.nats_url(), world.logins()));
@@ -137,6 +144,7 @@ impl Stage {
             "ideal".to_owned(),
             [1, 1, 2, 3, 5, 10].map(SignedDuration::from_secs).to_vec(),
         );
+        tune(&mut config);
         config.check().expect("the test's configuration holds");
 
         let settings = StoreConfig {
@@ -207,6 +215,7 @@ impl Stage {
             sim_url,
             hooks_url,
             api_url,
+            api_key: tokio::sync::OnceCell::new(),
             checkout,
             shipped,
             http: reqwest::Client::builder().no_proxy().build().expect("a client"),
@@ -414,6 +423,34 @@ impl Stage {
         drop(client);
         let _ = driving.await;
         key.expose_secret().to_owned()
+    }
+
+    /// A POST to the HTTP API by a service that may do everything.
+    pub(crate) async fn api_post(&self, path: &str) -> reqwest::RequestBuilder {
+        let key = self.api_key.get_or_init(|| self.api_key(SHOP, &Scope::ALL)).await;
+        self.http.post(format!("{}{path}", self.api_url)).bearer_auth(key)
+    }
+
+    /// Ends an API key, as an operator does.
+    pub(crate) async fn revoke(&self, key_id: &str) {
+        let (client, connection) = tokio_postgres::connect(&self.database_url, NoTls)
+            .await
+            .expect("it opens");
+        let driving = tokio::spawn(connection);
+        let found = keys::revoke(&client, key_id, self.store.clock().now()).await;
+        assert!(found.expect("it is revoked"), "there is no key {key_id}");
+        drop(client);
+        let _ = driving.await;
+    }
+
+    /// Whether the HTTP API is there, for a test that has killed it.
+    pub(crate) async fn api_answers(&self) -> bool {
+        let asked = self
+            .http
+            .get(format!("{}/openapi.json", self.api_url))
+            .send()
+            .await;
+        asked.is_ok_and(|response| response.status() == 200)
     }
 
     /// How often the shop shipped an order.
