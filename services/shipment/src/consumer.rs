@@ -12,8 +12,9 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, PullConsumer, pull};
 use async_nats::jetstream::stream::ConsumerErrorKind;
 use async_nats::jetstream::{AckKind, Context, ErrorCode, Message};
-use async_nats::{ConnectOptions, ServerAddr};
+use async_nats::{ConnectOptions, HeaderMap, ServerAddr};
 use futures::{FutureExt, StreamExt};
+use kassa_events_schema::dead_letter::DeadLetter;
 use kassa_events_schema::order::PaymentSafe;
 use kassa_events_schema::{headers, subject};
 use tokio_postgres::Transaction;
@@ -47,6 +48,11 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// order is for a person, who sees [`Stats::failed`].
 const AGAIN_MIN: Duration = Duration::from_secs(1);
 const AGAIN_MAX: Duration = Duration::from_secs(60);
+/// After so many deliveries, some quarter of an hour, an order that the handler cannot release is told of in the dead
+/// letters, while it goes on coming.
+const TOLD_AFTER: i64 = 20;
+/// For a dead letter to be stored; beyond it the message comes again.
+const BURY_MAX: Duration = Duration::from_secs(3);
 /// How long the last acknowledgements get to leave at a shutdown. Lost ones only cost a repeat.
 const FLUSH_MAX: Duration = Duration::from_secs(2);
 
@@ -59,6 +65,8 @@ pub struct Settings {
     pub stream: String,
     /// Name of the durable, the same for all instances of one service and for no other service.
     pub durable: String,
+    /// Only this shop's orders; else those of every shop that the login may read.
+    pub shop: Option<String>,
 }
 
 impl Settings {
@@ -69,6 +77,17 @@ impl Settings {
             url: url.into(),
             stream: subject::STREAM.to_owned(),
             durable: durable.into(),
+            shop: None,
+        }
+    }
+
+    /// One shop's orders, by the durable that `kassa nats setup` makes for it: a login of that shop may use no other.
+    #[must_use]
+    pub fn for_shop(url: impl Into<String>, shop: impl Into<String>) -> Self {
+        let shop = shop.into();
+        Self {
+            shop: Some(shop.clone()),
+            ..Self::new(url, format!("ship-{shop}"))
         }
     }
 }
@@ -80,10 +99,12 @@ impl fmt::Debug for Settings {
             url: _,
             stream,
             durable,
+            shop,
         } = self;
         f.debug_struct("Settings")
             .field("stream", stream)
             .field("durable", durable)
+            .field("shop", shop)
             .finish_non_exhaustive()
     }
 }
@@ -338,11 +359,17 @@ impl Consumer {
     /// Finds the durable or makes it: the stream may have been wiped and refilled, and its consumers with it. It then
     /// delivers everything again, and the inbox sorts it out.
     async fn durable(&self) -> Result<PullConsumer, Trouble> {
-        let Settings { stream, durable, .. } = &self.settings;
+        let Settings {
+            stream,
+            durable,
+            shop,
+            ..
+        } = &self.settings;
+        let shop = shop.as_deref();
         let found: Result<PullConsumer, _> = self.jetstream.get_consumer_from_stream(durable, stream).await;
         match found {
             Ok(found) => {
-                check(durable, &found.cached_info().config)?;
+                check(durable, shop, &found.cached_info().config)?;
                 return Ok(found);
             }
             Err(error) => match error.kind() {
@@ -356,7 +383,7 @@ impl Consumer {
         }
         let made = self
             .jetstream
-            .create_consumer_strict_on_stream(wanted(durable), stream)
+            .create_consumer_strict_on_stream(wanted(durable, shop), stream)
             .await
             .map_err(|error| Trouble::Make(error.into()))?;
         tracing::info!(
@@ -395,7 +422,25 @@ impl Consumer {
                     sequence,
                     "message refused, not shipped and not delivered again: a person must look"
                 );
-                reply(message, AckKind::Term).await;
+                let kind = match bury(
+                    &self.jetstream,
+                    &self.settings.durable,
+                    message,
+                    &refusal.to_string(),
+                )
+                .await
+                {
+                    Ok(()) => AckKind::Term,
+                    Err(error) => {
+                        tracing::warn!(
+                            error = &*error as &dyn Error,
+                            sequence,
+                            "no dead letter could be written yet, the message comes again"
+                        );
+                        AckKind::Nak(Some(AGAIN_MAX))
+                    }
+                };
+                reply(message, kind).await;
                 return Ok(());
             }
         };
@@ -422,6 +467,22 @@ impl Consumer {
             }
             Ok(Outcome::Failed(error)) => {
                 self.stats.count_failed();
+                // A paid order is not forgotten: it goes on coming, and a person is told.
+                if delivered == TOLD_AFTER
+                    && let Err(trouble) = bury(
+                        &self.jetstream,
+                        &self.settings.durable,
+                        message,
+                        &error.to_string(),
+                    )
+                    .await
+                {
+                    tracing::warn!(
+                        error = &*trouble as &dyn Error,
+                        sequence,
+                        "no dead letter could be written"
+                    );
+                }
                 tracing::warn!(
                     error = &*error as &dyn Error,
                     order.id = order_id,
@@ -521,6 +582,45 @@ async fn reply(message: &Message, kind: AckKind) {
     }
 }
 
+/// Copies a message to the dead letters, for a person.
+async fn bury(
+    jetstream: &Context,
+    durable: &str,
+    message: &Message,
+    why: &str,
+) -> Result<(), async_nats::Error> {
+    let info = message.info()?;
+    let letter = DeadLetter {
+        consumer: durable,
+        error: why,
+        deliveries: info.delivered,
+        stream: info.stream,
+        sequence: info.stream_sequence,
+        subject: message.subject.as_str(),
+        time: info.published.unix_timestamp(),
+    };
+    let mut headers = HeaderMap::new();
+    for (name, values) in message.headers.iter().flat_map(HeaderMap::iter) {
+        if DeadLetter::keeps(name.as_ref()) {
+            values
+                .iter()
+                .for_each(|value| headers.append(name.clone(), value.clone()));
+        }
+    }
+    for (name, value) in letter.headers() {
+        headers.insert(name, value);
+    }
+    let subject = letter.dead_subject();
+    let stored = async {
+        jetstream
+            .publish_with_headers(subject, headers, message.payload.clone())
+            .await?
+            .await?;
+        Ok(())
+    };
+    tokio::time::timeout(BURY_MAX, stored).await?
+}
+
 /// What was pulled and not begun goes back at once, for whoever pulls next; otherwise it would wait for [`ACK_WAIT`].
 async fn give_back(mut messages: pull::Stream) {
     let mut pulled = Vec::new();
@@ -538,15 +638,19 @@ async fn give_back(mut messages: pull::Stream) {
     }
 }
 
-/// What the durable is to be like.
-fn wanted(durable: &str) -> pull::Config {
+/// What the durable is to be like; for one shop, or for all.
+#[must_use]
+pub fn wanted(durable: &str, shop: Option<&str>) -> pull::Config {
     pull::Config {
         durable_name: Some(durable.to_owned()),
         description: Some("orders to ship, each once".to_owned()),
         deliver_policy: DeliverPolicy::All,
         ack_policy: AckPolicy::Explicit,
         ack_wait: ACK_WAIT,
-        filter_subject: subject::SHIP.to_owned(),
+        filter_subject: match shop {
+            Some(shop) => format!("kassa.evt.*.{shop}.order.*.payment_safe"),
+            None => subject::SHIP.to_owned(),
+        },
         max_ack_pending: ACK_PENDING_MAX,
         // No end: see AGAIN_MAX.
         max_deliver: -1,
@@ -569,8 +673,8 @@ fn differs(
 }
 
 /// Whether a durable that was found is the one that we would have made, in all that decides which orders are seen.
-fn check(durable: &str, found: &consumer::Config) -> Result<(), ConsumeError> {
-    let wanted = wanted(durable);
+fn check(durable: &str, shop: Option<&str>, found: &consumer::Config) -> Result<(), ConsumeError> {
+    let wanted = wanted(durable, shop);
     // The server tells of one filter in either field.
     let filters = match found.filter_subjects.as_slice() {
         [] => found.filter_subject.clone(),
@@ -682,11 +786,12 @@ mod tests {
 
     #[test]
     fn a_durable_that_would_miss_orders_is_not_used() {
-        let ours = || wanted("shipment").into_consumer_config();
-        assert!(check("shipment", &ours()).is_ok());
+        let ours = || wanted("shipment", None).into_consumer_config();
+        assert!(check("shipment", None, &ours()).is_ok());
         assert!(
             check(
                 "shipment",
+                None,
                 &consumer::Config {
                     max_deliver: 0,
                     ..ours()
@@ -700,7 +805,7 @@ mod tests {
             filter_subjects: several,
             ..ours()
         };
-        assert!(check("shipment", &one_of_many).is_ok());
+        assert!(check("shipment", None, &one_of_many).is_ok());
         for (setting, other) in [
             (
                 "filter",
@@ -759,7 +864,8 @@ mod tests {
                 },
             ),
         ] {
-            let Err(ConsumeError::DurableDiffers { setting: named, .. }) = check("shipment", &other) else {
+            let Err(ConsumeError::DurableDiffers { setting: named, .. }) = check("shipment", None, &other)
+            else {
                 panic!("a durable with another {setting} was taken")
             };
             assert_eq!(named, setting);

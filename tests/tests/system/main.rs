@@ -6,6 +6,7 @@ mod architecture;
 mod bad_input;
 mod crashes;
 mod hooks;
+mod inbox;
 mod permissions;
 mod read_models;
 mod replay;
