@@ -12,9 +12,9 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, PullConsumer, pull};
 use async_nats::jetstream::stream::ConsumerErrorKind;
 use async_nats::jetstream::{AckKind, Context, ErrorCode, Message};
-use async_nats::{ConnectOptions, HeaderMap, ServerAddr};
+use async_nats::{ConnectOptions, HeaderMap, ServerAddr, Subscriber};
 use futures::{FutureExt, StreamExt};
-use kassa_events_schema::dead_letter::DeadLetter;
+use kassa_events_schema::dead_letter::{self, DeadLetter, Redeliver, Redelivered};
 use kassa_events_schema::order::PaymentSafe;
 use kassa_events_schema::{headers, subject};
 use tokio_postgres::Transaction;
@@ -313,16 +313,17 @@ impl Consumer {
             messages = self.open() => messages?,
             () = shutdown.cancelled() => return Ok(()),
         };
+        let mut redeliveries = self.redeliveries().await;
         let end = loop {
-            let message = tokio::select! {
+            let settled = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break Ok(()),
-                message = messages.next() => message,
-            };
-            let settled = match message {
-                Some(Ok(message)) => self.settle(&message, handler).await,
-                Some(Err(error)) => Err(Trouble::Pull(error.into())),
-                None => Err(Trouble::Ended),
+                message = messages.next() => match message {
+                    Some(Ok(message)) => self.settle(&message, handler).await,
+                    Some(Err(error)) => Err(Trouble::Pull(error.into())),
+                    None => Err(Trouble::Ended),
+                },
+                Some(request) = next(&mut redeliveries) => self.redeliver(&request, handler).await,
             };
             match settled {
                 Ok(()) => *failures = 0,
@@ -504,6 +505,90 @@ impl Consumer {
         Ok(())
     }
 
+    /// Requests to do an event again that went to the dead letters. A login of one shop may not hear them.
+    async fn redeliveries(&self) -> Option<Subscriber> {
+        let Settings {
+            stream,
+            durable,
+            shop,
+            ..
+        } = &self.settings;
+        if shop.is_some() {
+            return None;
+        }
+        let subject = dead_letter::redeliver_subject(durable, stream);
+        let client = self.jetstream.client();
+        match client.queue_subscribe(subject, durable.clone()).await {
+            Ok(subscriber) => Some(subscriber),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn Error, "dead letters cannot be done again");
+                None
+            }
+        }
+    }
+
+    /// Does an event again that was given up. It is read from the stream: whoever asks cannot make one up.
+    async fn redeliver<H, E>(&mut self, request: &async_nats::Message, handler: &H) -> Result<(), Trouble>
+    where
+        H: AsyncFn(&PaymentSafe, &Transaction<'_>) -> Result<(), E>,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let Some(reply) = request.reply.clone() else {
+            return Ok(());
+        };
+        let result = tokio::time::timeout(WORK_MAX, self.again(&request.payload, handler))
+            .await
+            .unwrap_or(Err(Trouble::Slow));
+        let (settled, detail, trouble) = match result {
+            Ok(Outcome::Released) => {
+                self.stats.count_released();
+                (true, "released".to_owned(), None)
+            }
+            Ok(Outcome::Duplicate) => {
+                self.stats.count_duplicate();
+                (true, "it was released before".to_owned(), None)
+            }
+            Ok(Outcome::Failed(error)) => (false, error.to_string(), None),
+            Err(trouble) => {
+                // As in `settle`: the transaction ends with its connection, or has committed.
+                self.session = None;
+                (false, trouble.to_string(), Some(trouble))
+            }
+        };
+        tracing::info!(settled, detail, "an event of the dead letters was done again");
+        let answer = serde_json::to_vec(&Redelivered { settled, detail }).unwrap_or_default();
+        if let Err(error) = self.jetstream.client().publish(reply, answer.into()).await {
+            tracing::warn!(
+                error = &error as &dyn Error,
+                "an answer was not sent; the letter stays"
+            );
+        }
+        trouble.map_or(Ok(()), Err)
+    }
+
+    async fn again<H, E>(&mut self, request: &[u8], handler: &H) -> Result<Outcome, Trouble>
+    where
+        H: AsyncFn(&PaymentSafe, &Transaction<'_>) -> Result<(), E>,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let Redeliver { sequence } = match serde_json::from_slice(request) {
+            Ok(request) => request,
+            Err(error) => return Ok(Outcome::Failed(error.into())),
+        };
+        let found = async {
+            let stream = self.jetstream.get_stream(&self.settings.stream).await?;
+            Ok::<_, async_nats::Error>(stream.get_raw_message(sequence).await?)
+        };
+        let event = match found.await {
+            Ok(event) => event,
+            Err(error) => return Ok(Outcome::Failed(error)),
+        };
+        match judge(&event.subject, &event.payload) {
+            Ok(permission) => self.release(&permission, &event.subject, sequence, handler).await,
+            Err(refusal) => Ok(Outcome::Failed(refusal.into())),
+        }
+    }
+
     /// One transaction: seen, acted upon and released together, or none of it.
     async fn release<H, E>(
         &mut self,
@@ -579,6 +664,14 @@ async fn reply(message: &Message, kind: AckKind) {
             ?kind,
             "answer to the bus was not sent, the event comes again"
         );
+    }
+}
+
+/// For ever, where nobody may ask.
+async fn next(requests: &mut Option<Subscriber>) -> Option<async_nats::Message> {
+    match requests {
+        Some(requests) => requests.next().await,
+        None => std::future::pending().await,
     }
 }
 

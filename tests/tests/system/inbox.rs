@@ -273,3 +273,36 @@ async fn a_difference_on_the_bus_is_named_and_set_right_and_then_there_is_none()
         message.ack().await.expect("it may");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_that_is_done_again_is_read_from_the_stream_and_ships_nothing_twice() {
+    let stage = Stage::new().await;
+    let (reference, order_id) = stage.create("ideal/success").await;
+    stage.start(&order_id).await;
+    stage.press(&reference, "ideal/success").await;
+    stage
+        .until("it is shipped", async |stage| {
+            stage.shipments(&order_id).await == 1
+        })
+        .await;
+    let operator = bus::connect(&stage.config.nats.url, &stage.logins.of("operator"), "test")
+        .await
+        .expect("NATS answers");
+    let again = async |sequence: i64| {
+        let body = serde_json::to_vec(&json!({ "sequence": sequence })).expect("JSON");
+        let answer = operator
+            .request("kassa.redeliver.test-shipment.KASSA_EVENTS", body.into())
+            .await
+            .expect("the shipment service answers");
+        serde_json::from_slice::<Value>(&answer.payload).expect("JSON")
+    };
+    let safe = "SELECT position FROM events WHERE event_type = 'ConfidenceReachedSafe'";
+    let answer = again(stage.sql_count(safe).await).await;
+    assert_eq!(answer["settled"], true, "{answer}");
+    // Neither another event nor none at all is a permission to ship.
+    for sequence in [1, 1_000_000] {
+        let answer = again(sequence).await;
+        assert_eq!(answer["settled"], false, "{answer}");
+    }
+    assert_eq!(stage.shipments(&order_id).await, 1);
+}
