@@ -212,8 +212,10 @@ impl Work {
             // See `deliveries_max`: what the server gave up on would lie in the stream and be nobody's.
             max_deliver: -1,
             max_ack_pending: i64::try_from(self.concurrency * 4).unwrap_or(i64::MAX),
-            deliver_policy: DeliverPolicy::ByStartSequence {
-                start_sequence: self.start_sequence.max(1),
+            // From the beginning is the only policy that a work queue takes.
+            deliver_policy: match self.start_sequence {
+                0 | 1 => DeliverPolicy::All,
+                start_sequence => DeliverPolicy::ByStartSequence { start_sequence },
             },
             ..Default::default()
         }

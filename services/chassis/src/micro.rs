@@ -12,7 +12,10 @@ use futures::{StreamExt as _, stream::BoxStream};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::problem::Problem;
+use crate::{
+    config::{Config, Mode},
+    problem::Problem,
+};
 
 /// Requests under way at once: each waits for a commit, and some for the provider's answer.
 const UNDER_WAY: usize = 4_096;
@@ -28,6 +31,53 @@ pub struct MicroService {
     pub version: &'static str,
     pub prefix: &'static str,
     pub verbs: &'static [&'static str],
+}
+
+/// What discovery tells of a service beside its verbs.
+#[derive(Debug, Clone)]
+pub struct About {
+    /// Where the contract is published, without a slash at the end. Empty: addresses are relative to wherever that is.
+    pub public_url: String,
+    /// Whether there is a shop whose money is real.
+    pub livemode: bool,
+    /// Of the source that this was built from.
+    pub revision: &'static str,
+}
+
+impl About {
+    pub fn from_config(config: &Config) -> Self {
+        Self {
+            public_url: String::new(),
+            livemode: config.shops.values().any(|shop| shop.cm.mode == Mode::Live),
+            revision: option_env!("KASSA_REVISION").unwrap_or("unknown"),
+        }
+    }
+
+    fn of_service(&self) -> HashMap<String, String> {
+        let at = |path: &str| format!("{}{path}", self.public_url);
+        HashMap::from([
+            ("asyncapi".to_owned(), at("/asyncapi.json")),
+            ("docs".to_owned(), at("/docs/api")),
+            ("livemode".to_owned(), self.livemode.to_string()),
+            ("revision".to_owned(), self.revision.to_owned()),
+        ])
+    }
+
+    fn of_verb(&self, what: MicroService, verb: &str) -> HashMap<String, String> {
+        let kind = if what.prefix == "kassa.qry" {
+            "queries"
+        } else {
+            "commands"
+        };
+        let schema = |name: &str| format!("{}/schemas/{kind}/{name}.v1.json", self.public_url);
+        HashMap::from([
+            ("request_schema".to_owned(), schema(verb)),
+            ("response_schema".to_owned(), schema(&format!("{verb}_answer"))),
+            ("docs".to_owned(), format!("{}/docs/api#{verb}", self.public_url)),
+            // Questions change nothing, and commands carry a key.
+            ("idempotent".to_owned(), "true".to_owned()),
+        ])
+    }
 }
 
 /// One request, with the subject taken apart.
@@ -98,6 +148,7 @@ impl From<Box<Problem>> for Reply {
 pub async fn serve<F>(
     client: &Client,
     what: MicroService,
+    about: &About,
     shutdown: &CancellationToken,
     handle: impl Fn(Asked) -> F + Clone + Send + Sync + 'static,
 ) -> anyhow::Result<()>
@@ -107,11 +158,12 @@ where
     // The service lives as long as this is kept.
     let (_service, endpoints) = tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
-        started = start(client, what) => started?,
+        started = start(client, what, about) => started?,
     };
     let permits = Arc::new(Semaphore::new(UNDER_WAY));
     let under_way = TaskTracker::new();
     let mut requests = futures::stream::select_all(endpoints);
+    let mut turned_away: u32 = 0;
     let result = loop {
         let (known, request) = tokio::select! {
             () = shutdown.cancelled() => break Ok(()),
@@ -123,6 +175,21 @@ where
         let (shop, verb) = tokens(what.prefix, request.message.subject.as_str());
         // A known verb reaches the fallback too; its own endpoint answers it.
         if !known && what.verbs.contains(&verb.as_str()) {
+            continue;
+        }
+        // Whoever waits for no answer has the inbox, which keeps what it is given. And an answer goes where answers go: a
+        // requester names its subject, and may not have us speak on another.
+        let reply = request.message.reply.as_ref().map(|subject| subject.as_str());
+        if !reply.is_some_and(|subject| subject.starts_with("_INBOX")) {
+            let times = turned_away.saturating_add(1);
+            turned_away = times;
+            if times.is_power_of_two() {
+                tracing::warn!(
+                    service = what.name,
+                    times,
+                    "a request without a subject for its answer below _INBOX is not processed"
+                );
+            }
             continue;
         }
         let Ok(permit) = permits.clone().try_acquire_owned() else {
@@ -165,10 +232,12 @@ where
 async fn start(
     client: &Client,
     what: MicroService,
+    about: &About,
 ) -> anyhow::Result<(Service, Vec<BoxStream<'static, (bool, Request)>>)> {
     let service = client
         .service_builder()
         .description(what.description)
+        .metadata(about.of_service())
         .start(what.name, what.version)
         .await
         .map_err(anyhow::Error::from_boxed)?;
@@ -177,7 +246,7 @@ async fn start(
         let endpoint = service
             .endpoint_builder()
             .name(verb)
-            .metadata(HashMap::from([("idempotent".to_owned(), "true".to_owned())]))
+            .metadata(about.of_verb(what, verb))
             .add(format!("{}.*.{verb}", what.prefix))
             .await
             .map_err(anyhow::Error::from_boxed)?;

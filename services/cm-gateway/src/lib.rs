@@ -68,6 +68,23 @@ pub async fn run(config: Config, executor: Arc<Executor>, shutdown: Cancellation
     Ok(())
 }
 
+/// The durable by which payments are heard of, and how it is read.
+#[must_use]
+pub fn work(start_sequence: u64) -> Work {
+    Work {
+        stream: STREAM.to_owned(),
+        durable: NAME.to_owned(),
+        filter: STARTED.to_owned(),
+        // Progress is acknowledged while a call is under way, so this is only how long a payment waits when its
+        // worker is gone.
+        ack_wait: Duration::from_secs(6),
+        concurrency: CONCURRENCY,
+        start_sequence,
+        // Giving up on a message would give up on a payment; the handler itself ends what it cannot finish.
+        deliveries_max: None,
+    }
+}
+
 impl Gateway {
     async fn start_payments(
         self: Arc<Self>,
@@ -75,18 +92,7 @@ impl Gateway {
         shutdown: &CancellationToken,
     ) -> anyhow::Result<()> {
         let mark = self.executor.store().work_mark(NAME, PART).await?;
-        let work = Work {
-            stream: STREAM.to_owned(),
-            durable: NAME.to_owned(),
-            filter: STARTED.to_owned(),
-            // Progress is acknowledged while a call is under way, so this is only how long a payment waits when its
-            // worker is gone.
-            ack_wait: Duration::from_secs(6),
-            concurrency: CONCURRENCY,
-            start_sequence: u64::try_from(mark)? + 1,
-            // Giving up on a message would give up on a payment; the handler itself ends what it cannot finish.
-            deliveries_max: None,
-        };
+        let work = work(u64::try_from(mark)? + 1);
         bus::consume(jetstream, &work, shutdown, |message| {
             let gateway = self.clone();
             async move { gateway.handle(&message).await }

@@ -4,6 +4,7 @@ mod commands;
 mod counts;
 mod executor;
 mod expiry;
+mod inbox;
 mod input;
 mod internal;
 mod methods;
@@ -13,21 +14,22 @@ mod session;
 
 use std::sync::Arc;
 
-use kassa_chassis::{bus, config::Config, supervise::keep_running};
+use kassa_chassis::{bus, config::Config, micro::About, supervise::keep_running};
 use tokio_util::sync::CancellationToken;
 
 pub use commands::{CancelOrder, CreateOrder, OrderMade, PaymentMade, StartPayment};
 pub use executor::{Caller, Decide, Executed, Executor, Fault, Refusal};
+pub use inbox::inbox;
 pub use internal::{ObserveReport, Recorded, Said, Word};
 pub use methods::catalogue;
 pub use poll::Ladders;
 pub use service::{Commands, ShopRules, WAIT_MAX_HTTP_S};
 pub use session::{Session, Told};
 
-/// The worker: serves commands from NATS and fires the ladder of reads, until shutdown.
+/// The worker: serves commands from NATS, takes those of the inbox, and fires the ladder of reads, until shutdown.
 ///
 /// # Errors
-/// When the configuration does not hold, or NATS cannot be reached at all.
+/// When the configuration does not hold. A server that is away is waited for.
 pub async fn run(config: Config, executor: Arc<Executor>, shutdown: CancellationToken) -> anyhow::Result<()> {
     let client = bus::connect(&config.nats.url, &config.nats.worker, "engine").await?;
     let ladders = Arc::new(Ladders::new(
@@ -37,12 +39,18 @@ pub async fn run(config: Config, executor: Arc<Executor>, shutdown: Cancellation
     let commands = Commands::from_config(&config, executor.clone(), ladders.clone(), shutdown.clone())?;
     let commands = Arc::new(commands);
     let serving = keep_running("commands", &shutdown, || {
-        commands.clone().serve(client.clone(), shutdown.clone())
+        commands
+            .clone()
+            .serve(client.clone(), About::from_config(&config), shutdown.clone())
+    });
+    let jetstream = async_nats::jetstream::new(client.clone());
+    let taking = keep_running("inbox", &shutdown, || {
+        inbox::run(commands.clone(), jetstream.clone(), shutdown.clone())
     });
     let polling = keep_running("poll", &shutdown, || {
         poll::run(executor.clone(), ladders.clone(), PART, shutdown.clone())
     });
-    tokio::join!(serving, polling);
+    tokio::join!(serving, taking, polling);
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use jiff::SignedDuration;
 use kassa_chassis::{
     config::Config,
     input,
-    micro::{self, Asked, MicroService, Reply},
+    micro::{self, About, Asked, MicroService, Reply},
     prefer::Preference,
     problem::{FieldError, Problem},
     rate::RatePerShop,
@@ -32,7 +32,7 @@ use crate::{
     poll::Ladders,
 };
 
-const SERVICE: MicroService = MicroService {
+pub(crate) const SERVICE: MicroService = MicroService {
     name: "kassa-commands",
     description: "commands of the payment orchestrator kassa: orders and payments",
     version: env!("CARGO_PKG_VERSION"),
@@ -127,8 +127,13 @@ impl Commands {
     ///
     /// # Errors
     /// When the subscriptions cannot be made or end; the caller runs it again.
-    pub async fn serve(self: Arc<Self>, client: Client, shutdown: CancellationToken) -> anyhow::Result<()> {
-        micro::serve(&client, SERVICE, &shutdown, move |asked| {
+    pub async fn serve(
+        self: Arc<Self>,
+        client: Client,
+        about: About,
+        shutdown: CancellationToken,
+    ) -> anyhow::Result<()> {
+        micro::serve(&client, SERVICE, &about, &shutdown, move |asked| {
             let commands = self.clone();
             async move { commands.answer(&asked).await }
         })

@@ -7,7 +7,8 @@ use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcomm
 use kassa_chassis::config::Config;
 
 use crate::{
-    demo, exit, exit::Ended, keys, listen, orders, projections, replay, serve, settings, shell, sim,
+    demo, dlq, exit, exit::Ended, keys, listen, nats_setup, orders, projections, replay, serve, settings,
+    shell, sim,
 };
 
 /// Brings a webshop's orders to a fact that can be trusted: safe to ship, or not, and why.
@@ -42,6 +43,10 @@ enum Verb {
     Replay(replay::ReplayArgs),
     #[command(subcommand)]
     Config(settings::ConfigVerb),
+    #[command(subcommand)]
+    Nats(nats_setup::NatsVerb),
+    #[command(subcommand)]
+    Dlq(dlq::DlqVerb),
     Completions(shell::CompletionsArgs),
     Man(shell::ManArgs),
     ExitCodes(exit::CodesArgs),
@@ -61,6 +66,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Listen(args) => listen::run(&args, file).await,
         Verb::Replay(args) => replay::run(&args, file).await,
         Verb::Config(verb) => settings::run(&verb, file),
+        Verb::Nats(verb) => nats_setup::run(verb, file).await,
+        Verb::Dlq(verb) => dlq::run(verb, file).await,
         Verb::Completions(args) => shell::completions(&args),
         Verb::Man(args) => shell::man(&args),
         Verb::ExitCodes(_) => Ok(exit::print()),

@@ -48,10 +48,15 @@ pub async fn run(config: Config, store: Store, shutdown: CancellationToken) -> a
     });
     let answering = keep_running("queries", &shutdown, || {
         let queries = queries.clone();
-        micro::serve(&client, queries::SERVICE, &shutdown, move |asked| {
-            let queries = queries.clone();
-            async move { queries.answer(&asked).await }
-        })
+        let about = micro::About::from_config(&config);
+        let (client, shutdown) = (client.clone(), shutdown.clone());
+        async move {
+            micro::serve(&client, queries::SERVICE, &about, &shutdown, move |asked| {
+                let queries = queries.clone();
+                async move { queries.answer(&asked).await }
+            })
+            .await
+        }
     });
     tokio::join!(checkout, shipping, answering);
     Ok(())

@@ -5,6 +5,7 @@ mod filter;
 mod publish;
 mod relay;
 mod stream;
+pub mod topology;
 mod translate;
 
 use std::collections::BTreeSet;
@@ -35,9 +36,13 @@ pub async fn run(config: Config, store: Store, shutdown: CancellationToken) -> a
         replicas: config.nats.replicas,
         window: config.nats.window,
     };
-    relay::Relay::new(client, store, translator, stream)
-        .run(&shutdown)
-        .await?;
+    let jetstream = async_nats::jetstream::new(client.clone());
+    let relay = relay::Relay::new(client, store, translator, stream);
+    tokio::select! {
+        relayed = relay.run(&shutdown) => relayed?,
+        // Ends with the shutdown alone, as the relay does.
+        () = topology::keep(&jetstream, config.nats.replicas, &shutdown) => {}
+    }
     Ok(())
 }
 

@@ -45,7 +45,7 @@ impl Wanted {
     }
 
     /// Whatever the server would otherwise choose is said, so that every difference is one.
-    fn config(&self) -> Result<Config, RelayError> {
+    pub(crate) fn config(&self) -> Result<Config, RelayError> {
         let part = self.part()?;
         Ok(Config {
             name: subject::stream_name(part),
@@ -157,7 +157,7 @@ async fn make(
     }
 }
 
-fn is_missing(kind: &GetStreamErrorKind) -> bool {
+pub(crate) fn is_missing(kind: &GetStreamErrorKind) -> bool {
     matches!(kind, GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 
@@ -180,7 +180,7 @@ fn compare(wanted: &Config, found: &Config) -> Result<(), RelayError> {
 }
 
 /// By their names on the wire, so that one that the library learns later is compared as well.
-fn settings(config: &Config) -> Map<String, Value> {
+pub(crate) fn settings(config: &Config) -> Map<String, Value> {
     let config = Config {
         // Servers leave the default out; should one say it, that is no difference.
         persist_mode: config
@@ -200,7 +200,7 @@ pub(crate) struct Version([u32; 3]);
 
 impl Version {
     /// `2.12.6`, `v2.12.6` or `2.12.6-RC.1`, which is taken for the release that it leads to.
-    fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let plain = text.strip_prefix('v').unwrap_or(text).split(['-', '+']).next()?;
         let mut numbers = plain.split('.').map(|number| number.parse().ok());
         let version = [numbers.next()??, numbers.next()??, numbers.next()??];

@@ -12,8 +12,9 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, PullConsumer, pull};
 use async_nats::jetstream::stream::ConsumerErrorKind;
 use async_nats::jetstream::{AckKind, Context, ErrorCode, Message};
-use async_nats::{ConnectOptions, ServerAddr};
+use async_nats::{ConnectOptions, HeaderMap, ServerAddr, Subscriber};
 use futures::{FutureExt, StreamExt};
+use kassa_events_schema::dead_letter::{self, DeadLetter, Redeliver, Redelivered};
 use kassa_events_schema::{headers, subject};
 use tokio_postgres::Transaction;
 use tokio_postgres::error::SqlState;
@@ -46,6 +47,11 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// order is for a person, who sees [`Stats::failed`].
 const AGAIN_MIN: Duration = Duration::from_secs(1);
 const AGAIN_MAX: Duration = Duration::from_secs(60);
+/// After so many deliveries, some quarter of an hour, an order that the handler cannot release is told of in the dead
+/// letters, while it goes on coming.
+const TOLD_AFTER: i64 = 20;
+/// For a dead letter to be stored; beyond it the message comes again.
+const BURY_MAX: Duration = Duration::from_secs(3);
 /// How long the last acknowledgements get to leave at a shutdown. Lost ones only cost a repeat.
 const FLUSH_MAX: Duration = Duration::from_secs(2);
 
@@ -58,6 +64,8 @@ pub struct Settings {
     pub stream: String,
     /// Name of the durable, the same for all instances of one service and for no other service.
     pub durable: String,
+    /// Only this shop's orders; else those of every shop that the login may read.
+    pub shop: Option<String>,
 }
 
 impl Settings {
@@ -68,6 +76,17 @@ impl Settings {
             url: url.into(),
             stream: subject::STREAM.to_owned(),
             durable: durable.into(),
+            shop: None,
+        }
+    }
+
+    /// One shop's orders, by the durable that `kassa nats setup` makes for it: a login of that shop may use no other.
+    #[must_use]
+    pub fn for_shop(url: impl Into<String>, shop: impl Into<String>) -> Self {
+        let shop = shop.into();
+        Self {
+            shop: Some(shop.clone()),
+            ..Self::new(url, format!("ship-{shop}"))
         }
     }
 }
@@ -79,10 +98,12 @@ impl fmt::Debug for Settings {
             url: _,
             stream,
             durable,
+            shop,
         } = self;
         f.debug_struct("Settings")
             .field("stream", stream)
             .field("durable", durable)
+            .field("shop", shop)
             .finish_non_exhaustive()
     }
 }
@@ -292,16 +313,17 @@ impl Consumer {
             messages = self.open() => messages?,
             () = shutdown.cancelled() => return Ok(()),
         };
+        let mut redeliveries = self.redeliveries().await;
         let end = loop {
-            let message = tokio::select! {
+            let settled = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break Ok(()),
-                message = messages.next() => message,
-            };
-            let settled = match message {
-                Some(Ok(message)) => self.settle(&message, handler).await,
-                Some(Err(error)) => Err(Trouble::Pull(error.into())),
-                None => Err(Trouble::Ended),
+                message = messages.next() => match message {
+                    Some(Ok(message)) => self.settle(&message, handler).await,
+                    Some(Err(error)) => Err(Trouble::Pull(error.into())),
+                    None => Err(Trouble::Ended),
+                },
+                Some(request) = next(&mut redeliveries) => self.redeliver(&request, handler).await,
             };
             match settled {
                 Ok(()) => *failures = 0,
@@ -338,11 +360,17 @@ impl Consumer {
     /// Finds the durable or makes it: the stream may have been wiped and refilled, and its consumers with it. It then
     /// delivers everything again, and the inbox sorts it out.
     async fn durable(&self) -> Result<PullConsumer, Trouble> {
-        let Settings { stream, durable, .. } = &self.settings;
+        let Settings {
+            stream,
+            durable,
+            shop,
+            ..
+        } = &self.settings;
+        let shop = shop.as_deref();
         let found: Result<PullConsumer, _> = self.jetstream.get_consumer_from_stream(durable, stream).await;
         match found {
             Ok(found) => {
-                check(durable, &found.cached_info().config)?;
+                check(durable, shop, &found.cached_info().config)?;
                 return Ok(found);
             }
             Err(error) => match error.kind() {
@@ -356,7 +384,7 @@ impl Consumer {
         }
         let made = self
             .jetstream
-            .create_consumer_strict_on_stream(wanted(durable), stream)
+            .create_consumer_strict_on_stream(wanted(durable, shop), stream)
             .await
             .map_err(|error| Trouble::Make(error.into()))?;
         tracing::info!(
@@ -395,7 +423,25 @@ impl Consumer {
                     sequence,
                     "message refused, not shipped and not delivered again: a person must look"
                 );
-                reply(message, AckKind::Term).await;
+                let kind = match bury(
+                    &self.jetstream,
+                    &self.settings.durable,
+                    message,
+                    &refusal.to_string(),
+                )
+                .await
+                {
+                    Ok(()) => AckKind::Term,
+                    Err(error) => {
+                        tracing::warn!(
+                            error = &*error as &dyn Error,
+                            sequence,
+                            "no dead letter could be written yet, the message comes again"
+                        );
+                        AckKind::Nak(Some(AGAIN_MAX))
+                    }
+                };
+                reply(message, kind).await;
                 return Ok(());
             }
         };
@@ -435,6 +481,22 @@ impl Consumer {
             }
             Ok(Outcome::Failed(error)) => {
                 self.stats.count_failed();
+                // A paid order is not forgotten: it goes on coming, and a person is told.
+                if delivered == TOLD_AFTER
+                    && let Err(trouble) = bury(
+                        &self.jetstream,
+                        &self.settings.durable,
+                        message,
+                        &error.to_string(),
+                    )
+                    .await
+                {
+                    tracing::warn!(
+                        error = &*trouble as &dyn Error,
+                        sequence,
+                        "no dead letter could be written"
+                    );
+                }
                 tracing::warn!(
                     error = &*error as &dyn Error,
                     order.id = order_id,
@@ -454,6 +516,100 @@ impl Consumer {
             }
         }
         Ok(())
+    }
+
+    /// Requests to do an event again that went to the dead letters. A login of one shop may not hear them.
+    async fn redeliveries(&self) -> Option<Subscriber> {
+        let Settings {
+            stream,
+            durable,
+            shop,
+            ..
+        } = &self.settings;
+        if shop.is_some() {
+            return None;
+        }
+        let subject = dead_letter::redeliver_subject(durable, stream);
+        let client = self.jetstream.client();
+        match client.queue_subscribe(subject, durable.clone()).await {
+            Ok(subscriber) => Some(subscriber),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn Error, "dead letters cannot be done again");
+                None
+            }
+        }
+    }
+
+    /// Does an event again that was given up. It is read from the stream: whoever asks cannot make one up.
+    async fn redeliver<H, E>(&mut self, request: &async_nats::Message, handler: &H) -> Result<(), Trouble>
+    where
+        H: AsyncFn(&Instruction, &Transaction<'_>) -> Result<(), E>,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let Some(reply) = request.reply.clone() else {
+            return Ok(());
+        };
+        let result = tokio::time::timeout(WORK_MAX, self.again(&request.payload, handler))
+            .await
+            .unwrap_or(Err(Trouble::Slow));
+        let (settled, detail, trouble) = match result {
+            Ok(Outcome::Done) => (true, "acted on".to_owned(), None),
+            Ok(Outcome::Duplicate) => {
+                self.stats.count_duplicate();
+                (true, "it was acted on before".to_owned(), None)
+            }
+            Ok(Outcome::Overtaken) => {
+                self.stats.count_duplicate();
+                (true, "its hold came first: not released".to_owned(), None)
+            }
+            Ok(Outcome::Failed(error)) => (false, error.to_string(), None),
+            Err(trouble) => {
+                // As in `settle`: the transaction ends with its connection, or has committed.
+                self.session = None;
+                (false, trouble.to_string(), Some(trouble))
+            }
+        };
+        tracing::info!(settled, detail, "an event of the dead letters was done again");
+        let answer = serde_json::to_vec(&Redelivered { settled, detail }).unwrap_or_default();
+        if let Err(error) = self.jetstream.client().publish(reply, answer.into()).await {
+            tracing::warn!(
+                error = &error as &dyn Error,
+                "an answer was not sent; the letter stays"
+            );
+        }
+        trouble.map_or(Ok(()), Err)
+    }
+
+    async fn again<H, E>(&mut self, request: &[u8], handler: &H) -> Result<Outcome, Trouble>
+    where
+        H: AsyncFn(&Instruction, &Transaction<'_>) -> Result<(), E>,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let Redeliver { sequence } = match serde_json::from_slice(request) {
+            Ok(request) => request,
+            Err(error) => return Ok(Outcome::Failed(error.into())),
+        };
+        let found = async {
+            let stream = self.jetstream.get_stream(&self.settings.stream).await?;
+            Ok::<_, async_nats::Error>(stream.get_raw_message(sequence).await?)
+        };
+        let event = match found.await {
+            Ok(event) => event,
+            Err(error) => return Ok(Outcome::Failed(error)),
+        };
+        match judge(&event.subject, &event.payload) {
+            Ok(order) => {
+                let outcome = self.act(&order, &event.subject, sequence, handler).await?;
+                if matches!(outcome, Outcome::Done) {
+                    match order.instruction {
+                        Instruction::Ship(_) => self.stats.count_released(),
+                        Instruction::Hold(_) => self.stats.count_held(),
+                    }
+                }
+                Ok(outcome)
+            }
+            Err(refusal) => Ok(Outcome::Failed(refusal.into())),
+        }
     }
 
     /// One transaction: seen, recorded and acted upon together, or none of it.
@@ -539,6 +695,53 @@ async fn reply(message: &Message, kind: AckKind) {
     }
 }
 
+/// For ever, where nobody may ask.
+async fn next(requests: &mut Option<Subscriber>) -> Option<async_nats::Message> {
+    match requests {
+        Some(requests) => requests.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Copies a message to the dead letters, for a person.
+async fn bury(
+    jetstream: &Context,
+    durable: &str,
+    message: &Message,
+    why: &str,
+) -> Result<(), async_nats::Error> {
+    let info = message.info()?;
+    let letter = DeadLetter {
+        consumer: durable,
+        error: why,
+        deliveries: info.delivered,
+        stream: info.stream,
+        sequence: info.stream_sequence,
+        subject: message.subject.as_str(),
+        time: info.published.unix_timestamp(),
+    };
+    let mut headers = HeaderMap::new();
+    for (name, values) in message.headers.iter().flat_map(HeaderMap::iter) {
+        if DeadLetter::keeps(name.as_ref()) {
+            values
+                .iter()
+                .for_each(|value| headers.append(name.clone(), value.clone()));
+        }
+    }
+    for (name, value) in letter.headers() {
+        headers.insert(name, value);
+    }
+    let subject = letter.dead_subject();
+    let stored = async {
+        jetstream
+            .publish_with_headers(subject, headers, message.payload.clone())
+            .await?
+            .await?;
+        Ok(())
+    };
+    tokio::time::timeout(BURY_MAX, stored).await?
+}
+
 /// What was pulled and not begun goes back at once, for whoever pulls next; otherwise it would wait for [`ACK_WAIT`].
 async fn give_back(mut messages: pull::Stream) {
     let mut pulled = Vec::new();
@@ -556,15 +759,21 @@ async fn give_back(mut messages: pull::Stream) {
     }
 }
 
-/// What the durable is to be like.
-fn wanted(durable: &str) -> pull::Config {
+/// What the durable is to be like; for one shop, or for all.
+#[must_use]
+pub fn wanted(durable: &str, shop: Option<&str>) -> pull::Config {
     pull::Config {
         durable_name: Some(durable.to_owned()),
         description: Some("orders to ship, each once, and to hold".to_owned()),
         deliver_policy: DeliverPolicy::All,
         ack_policy: AckPolicy::Explicit,
         ack_wait: ACK_WAIT,
-        filter_subjects: vec![subject::SHIP.to_owned(), subject::HOLD.to_owned()],
+        filter_subjects: match shop {
+            Some(shop) => ["payment_safe", "payment_safety_lost"]
+                .map(|event| format!("kassa.evt.*.{shop}.order.*.{event}"))
+                .to_vec(),
+            None => vec![subject::SHIP.to_owned(), subject::HOLD.to_owned()],
+        },
         max_ack_pending: ACK_PENDING_MAX,
         // No end: see AGAIN_MAX.
         max_deliver: -1,
@@ -587,8 +796,8 @@ fn differs(
 }
 
 /// Whether a durable that was found is the one that we would have made, in all that decides which orders are seen.
-fn check(durable: &str, found: &consumer::Config) -> Result<(), ConsumeError> {
-    let wanted = wanted(durable);
+fn check(durable: &str, shop: Option<&str>, found: &consumer::Config) -> Result<(), ConsumeError> {
+    let wanted = wanted(durable, shop);
     // The server tells of one filter in either field, and of several in any order.
     let filters = |config: &[String], one: &str| {
         let mut several: Vec<&str> = config.iter().map(String::as_str).collect();
@@ -706,11 +915,12 @@ mod tests {
 
     #[test]
     fn a_durable_that_would_miss_orders_is_not_used() {
-        let ours = || wanted("shipment").into_consumer_config();
-        assert!(check("shipment", &ours()).is_ok());
+        let ours = || wanted("shipment", None).into_consumer_config();
+        assert!(check("shipment", None, &ours()).is_ok());
         assert!(
             check(
                 "shipment",
+                None,
                 &consumer::Config {
                     max_deliver: 0,
                     ..ours()
@@ -722,7 +932,7 @@ mod tests {
             filter_subjects: vec![subject::HOLD.to_owned(), subject::SHIP.to_owned()],
             ..ours()
         };
-        assert!(check("shipment", &other_order).is_ok());
+        assert!(check("shipment", None, &other_order).is_ok());
         for (setting, other) in [
             (
                 "filter",
@@ -790,7 +1000,8 @@ mod tests {
                 },
             ),
         ] {
-            let Err(ConsumeError::DurableDiffers { setting: named, .. }) = check("shipment", &other) else {
+            let Err(ConsumeError::DurableDiffers { setting: named, .. }) = check("shipment", None, &other)
+            else {
                 panic!("a durable with another {setting} was taken")
             };
             assert_eq!(named, setting);

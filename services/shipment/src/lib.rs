@@ -6,7 +6,7 @@ mod inbox;
 mod judge;
 mod stats;
 
-pub use consumer::{ConnectError, ConsumeError, Consumer, Settings};
+pub use consumer::{ConnectError, ConsumeError, Consumer, Settings, wanted as durable};
 pub use database::Database;
 pub use inbox::Inbox;
 pub use judge::{Instruction, Refusal};

@@ -8,6 +8,7 @@ mod crashes;
 mod endings;
 mod hooks;
 mod http_api;
+mod inbox;
 mod permissions;
 mod postgres_es;
 mod read_models;

@@ -100,6 +100,26 @@ async fn the_services_are_found_by_any_nats_client() {
             .map(|e| &e["name"])
             .collect();
         assert!(verbs.contains(&&json!(verb)), "{info}");
+        for key in ["asyncapi", "docs", "livemode", "revision"] {
+            assert!(info["metadata"][key].is_string(), "{key}: {info}");
+        }
+        let endpoint = info["endpoints"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .find(|endpoint| endpoint["name"] == verb)
+            .expect("it is there");
+        let metadata = &endpoint["metadata"];
+        let schema = |field: &str| metadata[field].as_str().unwrap_or_default().to_owned();
+        assert!(
+            schema("request_schema").ends_with(&format!("/{verb}.v1.json")),
+            "{metadata}"
+        );
+        assert!(
+            schema("response_schema").ends_with(&format!("/{verb}_answer.v1.json")),
+            "{metadata}"
+        );
+        assert_eq!(metadata["idempotent"], "true");
     }
 }
 
