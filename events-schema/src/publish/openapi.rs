@@ -453,7 +453,8 @@ fn query_parameter(name: &str, mut schema: Value, required: bool) -> Value {
 }
 
 fn parameters() -> Value {
-    let position = json!({ "type": "string", "pattern": crate::api::POSITION });
+    // There is one part, so far; a position in another one is refused.
+    let position = json!({ "type": "string", "pattern": "^0-[0-9]{1,18}$" });
     let query = |name: &str, description: &str, schema: Value| json!({ "name": name, "in": "query", "description": description, "schema": schema });
     let of_header = |name: &str, required: bool, description: &str, schema: Value| json!({ "name": name, "in": "header", "required": required, "description": description, "schema": schema });
     let time = json!({ "type": "string", "format": "date-time" });
@@ -491,8 +492,8 @@ fn parameters() -> Value {
         "After": query("after", "Only what comes after this position.", position),
         "Type": query(
             "type",
-            "Only this type: `order.payment_safe`, `payment.*`.",
-            json!({ "type": "string", "pattern": "^([a-z][a-z0-9_]{0,63}|\\*)\\.([a-z][a-z0-9_]{0,63}|\\*)$" }),
+            "Only these types: `order.payment_safe`, `payment.*`; several parted by commas.",
+            json!({ "type": "string", "pattern": types() }),
         ),
         "Order": query("order", "Only this order and its payments.", json!({ "type": "string", "pattern": crate::order::ORDER_ID })),
         "Method": query("method", "Only payments by this method.", json!({ "type": "string", "pattern": crate::words::WORD })),
@@ -501,6 +502,18 @@ fn parameters() -> Value {
         "AsKnownAt": query("as_known_at", "Only what was known at this moment.", time),
         "EventsLimit": query("limit", "At most so many.", json!({ "type": "integer", "minimum": 1, "maximum": 1000 })),
     })
+}
+
+/// What `type` may be: an event that there is, or all of a family.
+fn types() -> String {
+    let names = crate::CATALOGUE
+        .iter()
+        .map(|entry| format!(r"{}\.{}", entry.aggregate, entry.token));
+    let families = crate::Aggregate::KNOWN
+        .iter()
+        .map(|aggregate| format!(r"{aggregate}\.\*"));
+    let one = names.chain(families).collect::<Vec<_>>().join("|");
+    format!("^({one})(,({one}))*$")
 }
 
 fn headers() -> Value {
