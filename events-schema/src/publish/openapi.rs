@@ -121,8 +121,11 @@ impl Writer<'_> {
         }
         let content = self.answer(verb, "application/json");
         let mut responses = json!({});
-        responses[verb.status.to_string()] =
-            json!({ "description": verb.summary, "headers": answered, "content": content });
+        let mut answer = json!({ "description": verb.summary, "headers": answered, "content": content });
+        if verb.name == "create_order" {
+            answer["links"] = links();
+        }
+        responses[verb.status.to_string()] = answer;
         extend(&mut responses, self.refusals(verb.codes(), true));
         operation(
             verb,
@@ -414,6 +417,22 @@ impl Writer<'_> {
     }
 }
 
+/// Where one goes with an order that was just made.
+fn links() -> Value {
+    let mut links = json!({});
+    for next in super::VERBS
+        .iter()
+        .filter(|verb| verb.path.contains("{order_id}"))
+    {
+        links[next.name] = json!({
+            "operationId": next.name,
+            "description": next.summary,
+            "parameters": { "order_id": "$response.body#/order_id" },
+        });
+    }
+    links
+}
+
 fn operation(verb: &Verb, more: Value) -> Value {
     let tag = match verb.name {
         "get_order_events" => "events",
@@ -496,7 +515,7 @@ fn parameters() -> Value {
             json!({ "type": "string", "pattern": types() }),
         ),
         "Order": query("order", "Only this order and its payments.", json!({ "type": "string", "pattern": crate::order::ORDER_ID })),
-        "Method": query("method", "Only payments by this method.", json!({ "type": "string", "pattern": crate::words::WORD })),
+        "Method": query("method", "Only payments by this method.", json!({ "type": "string", "enum": crate::api::lists::METHODS })),
         "From": query("from", "Only what happened at or after this moment.", time.clone()),
         "To": query("to", "Only what happened before this moment.", time.clone()),
         "AsKnownAt": query("as_known_at", "Only what was known at this moment.", time),
