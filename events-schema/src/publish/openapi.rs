@@ -472,8 +472,7 @@ fn query_parameter(name: &str, mut schema: Value, required: bool) -> Value {
 }
 
 fn parameters() -> Value {
-    // There is one part, so far; a position in another one is refused.
-    let position = json!({ "type": "string", "pattern": "^0-[0-9]{1,18}$" });
+    let position = json!({ "type": "string", "pattern": crate::api::POSITION_GIVEN });
     let query = |name: &str, description: &str, schema: Value| json!({ "name": name, "in": "query", "description": description, "schema": schema });
     let of_header = |name: &str, required: bool, description: &str, schema: Value| json!({ "name": name, "in": "header", "required": required, "description": description, "schema": schema });
     let time = json!({ "type": "string", "format": "date-time" });
@@ -498,14 +497,14 @@ fn parameters() -> Value {
             "Prefer",
             false,
             &format!("`wait=N`: seconds to wait for the provider's answer; 10 where it is absent, at most {WAIT_MAX_S}."),
-            json!({ "type": "string", "pattern": "^wait=[0-9]{1,2}$" }),
+            json!({ "type": "string", "examples": ["wait=10"] }),
         ),
         "PreferWaitFor": of_header(
             "Prefer",
             false,
             "`wait=N; for=safe|final|change`: seconds to wait until the order is safe, has ended, or has changed. The answer \
              tells where it stands then, whichever it is.",
-            json!({ "type": "string", "pattern": "^wait=[0-9]{1,2}(; for=(safe|final|change))?$" }),
+            json!({ "type": "string", "examples": ["wait=20; for=safe"] }),
         ),
         "LastEventId": of_header("Last-Event-ID", false, "`id` of the last frame that was received.", position.clone()),
         "After": query("after", "Only what comes after this position.", position),
