@@ -10,6 +10,9 @@ pub const CURRENCIES: &[&str] = &[
     "AUD", "CAD", "CHF", "CZK", "DKK", "EUR", "GBP", "NOK", "NZD", "PLN", "RON", "SEK", "USD",
 ];
 
+/// Methods of payment that there are. Which of them an order can be paid by, `list_methods` tells.
+pub const METHODS: &[&str] = &["ideal", "paypal"];
+
 /// What a shopper may hold in the hand.
 pub const DEVICES: &[&str] = &["desktop", "mobile"];
 

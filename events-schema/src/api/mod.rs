@@ -29,6 +29,8 @@ pub use verbs::{Kind, VERBS, Verb};
 
 /// Shape of a position: the part and the number in it. Opaque to callers, but compared by us.
 pub const POSITION: &str = "^[0-9]{1,10}-[0-9]{1,19}$";
+/// A position that a caller may give back: there is one part, so far.
+pub const POSITION_GIVEN: &str = "^0-[0-9]{1,18}$";
 /// A text without control characters.
 pub(crate) const NO_CONTROLS: &str = r"^[^\u0000-\u001f\u007f-\u009f]*$";
 

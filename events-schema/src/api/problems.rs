@@ -29,6 +29,14 @@ pub const PROBLEMS: &[ProblemType] = &[
         retry: false,
     },
     ProblemType {
+        code: "malformed_request",
+        status: 400,
+        title: "the request cannot be read in one way only",
+        when: "Over HTTP, something could be understood in two ways: two hosts, two lengths, an address in the request line.",
+        hint: "send it as HTTP/1.1 with a library that is kept up to date",
+        retry: false,
+    },
+    ProblemType {
         code: "idempotency_key_missing",
         status: 400,
         title: "the Idempotency-Key is missing",

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::commands::{AMOUNT_MAX, REFERENCE};
-use super::{NextAction, OrderStatus, POSITION, PaymentStatus, SafeValue, lists};
+use super::{NextAction, OrderStatus, POSITION, POSITION_GIVEN, PaymentStatus, SafeValue, lists};
 use crate::money::Money;
 use crate::order::{Evidence, ORDER_ID, PAYMENT_ID};
 use crate::time::UtcTime;
@@ -31,7 +31,7 @@ pub struct GetOrder {
     pub order_reference: Option<String>,
     /// The position of an earlier answer: what was written then is read now, or the answer is 503 after two seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = POSITION))]
+    #[schemars(regex(pattern = POSITION_GIVEN))]
     pub min_position: Option<String>,
 }
 

@@ -74,6 +74,7 @@ pub const OF_COMMANDS: &[&str] = &[
 ];
 /// What every address may answer over HTTP besides.
 pub const OF_HTTP: &[&str] = &[
+    "malformed_request",
     "unauthenticated",
     "forbidden",
     "method_not_allowed",

@@ -121,8 +121,11 @@ impl Writer<'_> {
         }
         let content = self.answer(verb, "application/json");
         let mut responses = json!({});
-        responses[verb.status.to_string()] =
-            json!({ "description": verb.summary, "headers": answered, "content": content });
+        let mut answer = json!({ "description": verb.summary, "headers": answered, "content": content });
+        if verb.name == "create_order" {
+            answer["links"] = links();
+        }
+        responses[verb.status.to_string()] = answer;
         extend(&mut responses, self.refusals(verb.codes(), true));
         operation(
             verb,
@@ -414,6 +417,22 @@ impl Writer<'_> {
     }
 }
 
+/// Where one goes with an order that was just made.
+fn links() -> Value {
+    let mut links = json!({});
+    for next in super::VERBS
+        .iter()
+        .filter(|verb| verb.path.contains("{order_id}"))
+    {
+        links[next.name] = json!({
+            "operationId": next.name,
+            "description": next.summary,
+            "parameters": { "order_id": "$response.body#/order_id" },
+        });
+    }
+    links
+}
+
 fn operation(verb: &Verb, more: Value) -> Value {
     let tag = match verb.name {
         "get_order_events" => "events",
@@ -453,7 +472,7 @@ fn query_parameter(name: &str, mut schema: Value, required: bool) -> Value {
 }
 
 fn parameters() -> Value {
-    let position = json!({ "type": "string", "pattern": crate::api::POSITION });
+    let position = json!({ "type": "string", "pattern": crate::api::POSITION_GIVEN });
     let query = |name: &str, description: &str, schema: Value| json!({ "name": name, "in": "query", "description": description, "schema": schema });
     let of_header = |name: &str, required: bool, description: &str, schema: Value| json!({ "name": name, "in": "header", "required": required, "description": description, "schema": schema });
     let time = json!({ "type": "string", "format": "date-time" });
@@ -478,29 +497,41 @@ fn parameters() -> Value {
             "Prefer",
             false,
             &format!("`wait=N`: seconds to wait for the provider's answer; 10 where it is absent, at most {WAIT_MAX_S}."),
-            json!({ "type": "string", "pattern": "^wait=[0-9]{1,2}$" }),
+            json!({ "type": "string", "examples": ["wait=10"] }),
         ),
         "PreferWaitFor": of_header(
             "Prefer",
             false,
             "`wait=N; for=safe|final|change`: seconds to wait until the order is safe, has ended, or has changed. The answer \
              tells where it stands then, whichever it is.",
-            json!({ "type": "string", "pattern": "^wait=[0-9]{1,2}(; for=(safe|final|change))?$" }),
+            json!({ "type": "string", "examples": ["wait=20; for=safe"] }),
         ),
         "LastEventId": of_header("Last-Event-ID", false, "`id` of the last frame that was received.", position.clone()),
         "After": query("after", "Only what comes after this position.", position),
         "Type": query(
             "type",
-            "Only this type: `order.payment_safe`, `payment.*`.",
-            json!({ "type": "string", "pattern": "^([a-z][a-z0-9_]{0,63}|\\*)\\.([a-z][a-z0-9_]{0,63}|\\*)$" }),
+            "Only these types: `order.payment_safe`, `payment.*`; several parted by commas.",
+            json!({ "type": "string", "pattern": types() }),
         ),
         "Order": query("order", "Only this order and its payments.", json!({ "type": "string", "pattern": crate::order::ORDER_ID })),
-        "Method": query("method", "Only payments by this method.", json!({ "type": "string", "pattern": crate::words::WORD })),
+        "Method": query("method", "Only payments by this method.", json!({ "type": "string", "enum": crate::api::lists::METHODS })),
         "From": query("from", "Only what happened at or after this moment.", time.clone()),
         "To": query("to", "Only what happened before this moment.", time.clone()),
         "AsKnownAt": query("as_known_at", "Only what was known at this moment.", time),
         "EventsLimit": query("limit", "At most so many.", json!({ "type": "integer", "minimum": 1, "maximum": 1000 })),
     })
+}
+
+/// What `type` may be: an event that there is, or all of a family.
+fn types() -> String {
+    let names = crate::CATALOGUE
+        .iter()
+        .map(|entry| format!(r"{}\.{}", entry.aggregate, entry.token));
+    let families = crate::Aggregate::KNOWN
+        .iter()
+        .map(|aggregate| format!(r"{aggregate}\.\*"));
+    let one = names.chain(families).collect::<Vec<_>>().join("|");
+    format!("^({one})(,({one}))*$")
 }
 
 fn headers() -> Value {
