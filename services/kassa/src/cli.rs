@@ -6,7 +6,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use kassa_chassis::config::Config;
 
-use crate::{demo, exit, exit::Ended, keys, listen, orders, replay, serve, settings, shell, sim};
+use crate::{demo, doctor, exit, exit::Ended, keys, listen, orders, replay, serve, settings, shell, sim};
 
 /// Brings a webshop's orders to a fact that can be trusted: safe to ship, or not, and why.
 #[derive(Debug, Parser)]
@@ -38,6 +38,7 @@ enum Verb {
     Keys(keys::KeysVerb),
     Listen(listen::ListenArgs),
     Replay(replay::ReplayArgs),
+    Doctor(doctor::DoctorArgs),
     #[command(subcommand)]
     Config(settings::ConfigVerb),
     Completions(shell::CompletionsArgs),
@@ -56,6 +57,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Keys(verb) => keys::run(verb, file).await,
         Verb::Listen(args) => listen::run(&args, file).await,
         Verb::Replay(args) => replay::run(&args, file).await,
+        Verb::Doctor(args) => doctor::run(&args, file).await,
         Verb::Config(verb) => settings::run(&verb, file),
         Verb::Completions(args) => shell::completions(&args),
         Verb::Man(args) => shell::man(&args),

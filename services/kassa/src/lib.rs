@@ -5,6 +5,7 @@ mod ask;
 mod bus_view;
 mod cli;
 mod demo;
+mod doctor;
 mod exit;
 mod host;
 mod keys;
