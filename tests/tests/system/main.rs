@@ -4,7 +4,9 @@
 
 mod architecture;
 mod bad_input;
+mod command_line;
 mod crashes;
+mod doctor;
 mod hooks;
 mod permissions;
 mod read_models;
