@@ -7,8 +7,8 @@ use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcomm
 use kassa_chassis::config::Config;
 
 use crate::{
-    demo, dlq, exit, exit::Ended, keys, listen, nats_setup, orders, projections, replay, serve, settings,
-    shell, sim,
+    demo, dlq, doctor, exit, exit::Ended, keys, listen, nats_setup, orders, projections, replay, serve,
+    settings, shell, sim,
 };
 
 /// Brings a webshop's orders to a fact that can be trusted: safe to ship, or not, and why.
@@ -41,6 +41,7 @@ enum Verb {
     Keys(keys::KeysVerb),
     Listen(listen::ListenArgs),
     Replay(replay::ReplayArgs),
+    Doctor(doctor::DoctorArgs),
     #[command(subcommand)]
     Config(settings::ConfigVerb),
     #[command(subcommand)]
@@ -65,6 +66,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Keys(verb) => keys::run(verb, file).await,
         Verb::Listen(args) => listen::run(&args, file).await,
         Verb::Replay(args) => replay::run(&args, file).await,
+        Verb::Doctor(args) => doctor::run(&args, file).await,
         Verb::Config(verb) => settings::run(&verb, file),
         Verb::Nats(verb) => nats_setup::run(verb, file).await,
         Verb::Dlq(verb) => dlq::run(verb, file).await,

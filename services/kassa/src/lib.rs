@@ -6,6 +6,7 @@ mod bus_view;
 mod cli;
 mod demo;
 mod dlq;
+mod doctor;
 mod exit;
 mod host;
 mod keys;

@@ -389,9 +389,12 @@ async fn by_nats(
     sink: &mut Sink,
 ) -> anyhow::Result<ExitCode> {
     let bus = args.nats.connect(file, "kassa listen").await?;
-    if may_read_stream(&bus).await? {
+    // On a connection of its own: what is refused there says nothing of the live subjects.
+    let probe = args.nats.connect(file, "kassa listen").await?;
+    if may_read_stream(&probe).await? {
         return by_consumer(args, &bus, from, sink).await;
     }
+    drop(probe);
     if from.is_some() || args.durable.is_some() {
         return Err(Ended::new(
             Ended::NO_PERMISSION,

@@ -4,7 +4,9 @@
 
 mod architecture;
 mod bad_input;
+mod command_line;
 mod crashes;
+mod doctor;
 mod endings;
 mod hooks;
 mod http_api;

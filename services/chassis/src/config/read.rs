@@ -558,7 +558,7 @@ fn at(schema: &Value, key: &str) -> Option<Value> {
 }
 
 fn found<'t>(tree: &'t Value, key: &str) -> Option<&'t Value> {
-    let pointer = key.replace('.', "/").replace('[', "/").replace(']', "");
+    let pointer = key.replace(['.', '['], "/").replace(']', "");
     tree.pointer(&format!("/{pointer}"))
 }
 

@@ -1,0 +1,359 @@
+//! Does each login get in, may it do what it must and nothing else, is the server new enough, are the streams as they should
+//! be, and is everything published?
+
+use std::time::Duration;
+
+use async_nats::{HeaderMap, Request};
+use kassa_chassis::{
+    bus,
+    config::{Config, Login},
+};
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::{ANSWER_MAX, Findings, database::Log, now_ms};
+use crate::{
+    exit::Ended,
+    nats_login::{self, Bus},
+};
+
+const AREA: &str = "nats";
+const STREAM: &str = kassa_events_schema::subject::STREAM;
+/// As the relay asks for it: atomic batches, and no known hole.
+const VERSION_MIN: [u64; 3] = [2, 12, 6];
+const API_LEVEL_MIN: u64 = 2;
+/// For the server to say no to what was sent before: it answers a flush only after it has.
+const REFUSAL_MAX: Duration = Duration::from_millis(200);
+/// A subject of the events that no event has.
+const PROBE: &str = "kassa.evt.0.doctor.order.ord_0.probe";
+
+/// Something that a login must be able to do, or must not.
+enum Probe {
+    /// Published with a condition that no stream fulfils: nothing of it is stored.
+    Publish(&'static str),
+    Subscribe(&'static str),
+}
+
+/// By login: what is tried, whether it must be allowed, and what hangs on it.
+const RIGHTS: [(&str, Probe, bool, &str); 8] = [
+    (
+        "worker",
+        Probe::Subscribe("kassa.cmd.>"),
+        true,
+        "commands are not heard",
+    ),
+    (
+        "worker",
+        Probe::Subscribe("kassa.qry.>"),
+        true,
+        "questions are not heard",
+    ),
+    (
+        "worker",
+        Probe::Publish(PROBE),
+        false,
+        "anybody with this login could forge an event",
+    ),
+    (
+        "worker",
+        Probe::Subscribe("kassa.evt.>"),
+        false,
+        "it would hear what the stream refused",
+    ),
+    (
+        "worker",
+        Probe::Publish("$JS.API.STREAM.DELETE.KASSA_DOCTOR"),
+        false,
+        "it could take the events away",
+    ),
+    ("relay", Probe::Publish(PROBE), true, "events are not published"),
+    (
+        "relay",
+        Probe::Publish("$JS.API.STREAM.PURGE.KASSA_DOCTOR"),
+        false,
+        "it could take the events away",
+    ),
+    (
+        "relay",
+        Probe::Subscribe("kassa.cmd.>"),
+        false,
+        "it would hear commands with personal data",
+    ),
+];
+
+pub(super) async fn examine(config: &Config, log: Option<&Log>, lag_max: Duration, findings: &mut Findings) {
+    let worker = connect(config, "worker", &config.nats.worker, findings).await;
+    let relay = connect(config, "relay", &config.nats.relay, findings).await;
+    if let Some(bus) = worker.as_ref().or(relay.as_ref()) {
+        version(bus, findings);
+    }
+    for (name, bus) in [("worker", &worker), ("relay", &relay)] {
+        if let Some(bus) = bus {
+            rights(name, bus, config, findings).await;
+        }
+    }
+    // Connections of their own: a refusal before would be taken for one of what follows.
+    if relay.is_some()
+        && let Ok(bus) = open(config, &config.nats.relay).await
+    {
+        level(&bus, findings).await;
+        stream(&bus, config, log, lag_max, findings).await;
+    }
+}
+
+async fn open(config: &Config, login: &Login) -> anyhow::Result<Bus> {
+    let options = bus::options(&config.nats.url, login)
+        .map_err(|error| Ended::new(Ended::CONFIGURATION, error.to_string()))?;
+    nats_login::connect(&config.nats.url, options, "kassa doctor").await
+}
+
+async fn connect(config: &Config, name: &str, login: &Login, findings: &mut Findings) -> Option<Bus> {
+    let error = match open(config, login).await {
+        Ok(bus) => return Some(bus),
+        Err(error) => error,
+    };
+    let (why, remedy) = match error.downcast_ref::<Ended>().map(|ended| ended.code) {
+        Some(Ended::NO_PERMISSION) => (
+            "roles with this login hear and say nothing",
+            format!("set nats.{name}.user and nats.{name}.password_file to a login that the server has"),
+        ),
+        Some(Ended::CONFIGURATION) => (
+            "no role gets to the bus",
+            "set nats.url to an address such as nats://host:4222".to_owned(),
+        ),
+        _ => (
+            "events wait in the log, and nobody is told of a payment",
+            "start nats-server, and check nats.url".to_owned(),
+        ),
+    };
+    findings.wrong(AREA, format!("login {name}: {error}"), why, remedy);
+    None
+}
+
+fn version(bus: &Bus, findings: &mut Findings) {
+    let version = bus.client.server_info().version;
+    let [major, minor, patch] = VERSION_MIN;
+    let mut numbers = version
+        .split(['-', '+'])
+        .next()
+        .unwrap_or_default()
+        .split('.')
+        .map(|number| number.parse::<u64>().unwrap_or(0));
+    let found = [(); 3].map(|()| numbers.next().unwrap_or(0));
+    if found < VERSION_MIN {
+        findings.wrong(
+            AREA,
+            format!("nats-server {version} is too old"),
+            "it drops settings that it does not know, has no atomic batches, and has holes that are known",
+            format!("upgrade it to {major}.{minor}.{patch} or newer"),
+        );
+    } else {
+        findings.ok(AREA, format!("nats-server {version}"));
+    }
+}
+
+async fn rights(name: &str, bus: &Bus, config: &Config, findings: &mut Findings) {
+    let login = if name == "relay" {
+        &config.nats.relay
+    } else {
+        &config.nats.worker
+    };
+    let mut good = true;
+    for (of, probe, must, why) in &RIGHTS {
+        if *of != name {
+            continue;
+        }
+        // A connection for each: what the server says names a subject, but not which of two tries.
+        let Ok(fresh) = open(config, login).await else {
+            findings.wrong(
+                AREA,
+                format!("login {name}: lost while it was tried"),
+                why,
+                "run this again",
+            );
+            return;
+        };
+        let (verb, subject) = match probe {
+            Probe::Publish(subject) => ("publish", subject),
+            Probe::Subscribe(subject) => ("subscribe", subject),
+        };
+        let allowed = allowed(&fresh, probe).await;
+        if allowed == *must {
+            continue;
+        }
+        good = false;
+        let (may, change) = if allowed {
+            ("may", "take away")
+        } else {
+            ("may not", "give")
+        };
+        findings.wrong(
+            "permissions",
+            format!("login {name} {may} {verb} {subject}"),
+            why,
+            format!("{change} {verb} {subject} in the server's configuration: kassa nats setup prints what it should be"),
+        );
+    }
+    if good {
+        findings.ok(
+            "permissions",
+            format!("login {name} at {} may do what it must", bus.shown),
+        );
+    }
+}
+
+/// Whether the server lets it pass.
+async fn allowed(bus: &Bus, probe: &Probe) -> bool {
+    match probe {
+        Probe::Publish(subject) => {
+            let mut headers = HeaderMap::new();
+            // Wherever it arrives it is refused: nothing is stored, and no request has an effect.
+            headers.insert("Nats-Expected-Stream", "KASSA_DOCTOR_NONE");
+            let sent = bus
+                .client
+                .publish_with_headers(*subject, headers, "".into())
+                .await;
+            sent.is_ok() && !refused(bus).await
+        }
+        Probe::Subscribe(subject) => {
+            let Ok(subscription) = bus.client.subscribe(*subject).await else {
+                return false;
+            };
+            let refused = refused(bus).await;
+            drop(subscription);
+            !refused
+        }
+    }
+}
+
+async fn refused(bus: &Bus) -> bool {
+    let _ = tokio::time::timeout(ANSWER_MAX, bus.client.flush()).await;
+    tokio::time::timeout(REFUSAL_MAX, bus.refusal()).await.is_ok()
+}
+
+/// One question to JetStream; `None` with its refusal told.
+async fn ask(bus: &Bus, subject: &str, findings: &mut Findings) -> Option<Value> {
+    let request = Request::new().payload("".into()).timeout(Some(ANSWER_MAX));
+    let answer = tokio::select! {
+        answer = bus.client.send_request(subject.to_owned(), request) => answer.ok(),
+        refused = bus.refusal() => {
+            findings.wrong(
+                "permissions",
+                format!("login relay: {refused}"),
+                "the relay cannot look at its stream",
+                format!("allow it to publish {subject}: kassa nats setup prints what it should be"),
+            );
+            return None;
+        }
+    };
+    let Some(answer) = answer else {
+        findings.wrong(
+            AREA,
+            "JetStream does not answer",
+            "events wait in the log",
+            "enable jetstream in the server's configuration, for this account too",
+        );
+        return None;
+    };
+    serde_json::from_slice(&answer.payload).ok()
+}
+
+async fn level(bus: &Bus, findings: &mut Findings) {
+    let Some(info) = ask(bus, "$JS.API.INFO", findings).await else {
+        return;
+    };
+    let level = info["api"]["level"].as_u64().unwrap_or(0);
+    if level < API_LEVEL_MIN {
+        findings.wrong(
+            AREA,
+            format!("JetStream's API level is {level}, and {API_LEVEL_MIN} is needed"),
+            "the server has no atomic batches: the relay does not publish",
+            "upgrade nats-server to 2.12.6 or newer",
+        );
+    }
+}
+
+async fn stream(bus: &Bus, config: &Config, log: Option<&Log>, lag_max: Duration, findings: &mut Findings) {
+    let asked = Instant::now();
+    let before = now_ms();
+    let Some(info) = ask(bus, &format!("$JS.API.STREAM.INFO.{STREAM}"), findings).await else {
+        return;
+    };
+    if let Some(at) = info["ts"]
+        .as_str()
+        .and_then(|text| text.parse::<jiff::Timestamp>().ok())
+    {
+        findings.clock("nats-server", at.as_millisecond(), before, asked.elapsed());
+    }
+    if !info["error"].is_null() {
+        findings.wrong(
+            "streams",
+            format!(
+                "there is no stream {STREAM}: {}",
+                info["error"]["description"].as_str().unwrap_or("missing")
+            ),
+            "nobody is told of a payment",
+            "start kassa serve --role relay, which makes it and fills it from the log",
+        );
+        return;
+    }
+    let differences = differences(&info["config"], config);
+    for (setting, wanted, found) in &differences {
+        findings.wrong(
+            "streams",
+            format!("{STREAM}: {setting} is {found}, and {wanted} is wanted"),
+            "events could be lost to consumers, and the relay does not start on it",
+            format!("nats stream edit {STREAM}, or kassa nats setup; set {setting} to {wanted}"),
+        );
+    }
+    if differences.is_empty() {
+        findings.ok("streams", format!("{STREAM} is as it should be"));
+    }
+    let Some(log) = log else { return };
+    let last = info["state"]["last_seq"].as_i64().unwrap_or(0);
+    let waiting = log.waiting_s(last).await.unwrap_or(0.0);
+    if last > log.head {
+        findings.wrong(
+            "outbox",
+            format!("the stream is at {last}, and the log ends at {}", log.head),
+            "the stream holds what the store does not know: another database, or one that was set back",
+            "stop the relay; compare database.url and nats.url; if the database was restored, make the stream anew",
+        );
+    } else if waiting > lag_max.as_secs_f64() {
+        findings.wrong(
+            "outbox",
+            format!(
+                "{} events are not published, the oldest for {waiting:.0} s",
+                log.head - last
+            ),
+            "nobody is told of a payment",
+            "see that kassa serve --role relay runs, and what its log says it stopped at",
+        );
+    } else {
+        findings.ok("outbox", "everything is published");
+    }
+}
+
+/// What shops and the relay rely on, by its name on the wire: setting, wanted, found.
+fn differences(found: &Value, config: &Config) -> Vec<(String, String, String)> {
+    let wanted = serde_json::json!({
+        "retention": "limits", "storage": "file", "discard": "new", "max_age": 0, "max_bytes": -1, "max_msgs": -1,
+        "max_msgs_per_subject": -1, "max_msg_size": -1, "num_replicas": config.nats.replicas, "deny_delete": true,
+        "deny_purge": true, "allow_atomic": true, "subjects": ["kassa.evt.0.>"],
+        "republish": { "src": "kassa.evt.*.>", "dest": "kassa.live.>" },
+    });
+    let mut all = Vec::new();
+    for (setting, wanted) in wanted.as_object().into_iter().flatten() {
+        let is = &found[setting];
+        let same = match (setting.as_str(), is) {
+            // Servers leave out what is off.
+            ("max_age", Value::Null) => true,
+            ("republish", Value::Object(_)) => is["src"] == wanted["src"],
+            _ => is == wanted,
+        };
+        if !same {
+            all.push((setting.clone(), wanted.to_string(), is.to_string()));
+        }
+    }
+    all
+}
