@@ -15,9 +15,10 @@ const LATENCY_MS_MAX: i128 = 60_000;
 #[serde(rename_all = "snake_case")]
 pub(crate) enum What {
     /// 503, and nothing happened.
-    #[serde(alias = "psp_503_before_effect")]
+    #[serde(rename = "psp_503", alias = "psp_503_before_effect")]
     Psp503,
     /// 503, although it happened.
+    #[serde(rename = "psp_503_after_effect")]
     Psp503AfterEffect,
     /// No answer, and nothing happened.
     #[serde(alias = "psp_timeout_before_effect")]

@@ -423,7 +423,8 @@ pub const SCENARIOS: &[ScenarioDoc] = &[
     ScenarioDoc {
         name: "any/other_currency",
         does: "the bank authorizes the same number of another currency (USD; EUR for an order in USD), and CM calls it SAFE",
-        end: end(stand("open", "authorized", "no"), 0),
+        // Money that may yet turn out to be the order's: nobody is to pay a second time.
+        end: end(stand("pending", "authorized", "no"), 0),
         plan: Plan {
             currency: Some("USD"),
             ..PLAIN
