@@ -60,10 +60,8 @@ impl Checkout {
     ) -> anyhow::Result<()> {
         let store = executor.store().clone();
         let (projected, progress) = watch::channel(0);
-        let ladders = Arc::new(Ladders::new(
-            config.poll.ladder.clone(),
-            &kassa_engine::catalogue(&config)?,
-        ));
+        let methods = kassa_engine::catalogue(&config)?;
+        let ladders = Arc::new(Ladders::new(config.poll.ladder.clone(), &methods));
         let commands = Commands::from_config(&config, executor, ladders, shutdown.clone())?
             .waiting_at_most(WAIT_MAX_HTTP_S);
         let queries =

@@ -70,29 +70,6 @@ pub struct Commands {
 }
 
 impl Commands {
-    pub fn new(
-        executor: Arc<Executor>,
-        shops: BTreeMap<Shop, ShopRules>,
-        order_ttl: SignedDuration,
-        attempt_ttl: SignedDuration,
-        methods: Arc<Catalogue>,
-        ladders: Arc<Ladders>,
-        rates: RatePerShop,
-        shutdown: CancellationToken,
-    ) -> Self {
-        Self {
-            executor,
-            shops,
-            order_ttl,
-            attempt_ttl,
-            methods,
-            ladders,
-            wait_max_s: WAIT_MAX_S,
-            rates,
-            shutdown,
-        }
-    }
-
     /// As the configuration says.
     ///
     /// # Errors
@@ -103,17 +80,17 @@ impl Commands {
         ladders: Arc<Ladders>,
         shutdown: CancellationToken,
     ) -> anyhow::Result<Self> {
-        let shops = shop_rules(config)?;
-        Ok(Self::new(
+        Ok(Self {
             executor,
-            shops,
-            config.checkout.order_ttl,
-            config.checkout.attempt_ttl,
-            Arc::new(crate::methods::catalogue(config)?),
+            shops: shop_rules(config)?,
+            rates: RatePerShop::new(config.shops.keys(), config.rate.commands_per_second),
+            order_ttl: config.checkout.order_ttl,
+            attempt_ttl: config.checkout.attempt_ttl,
+            methods: Arc::new(crate::methods::catalogue(config)?),
             ladders,
-            RatePerShop::new(config.shops.keys(), config.rate.commands_per_second),
+            wait_max_s: WAIT_MAX_S,
             shutdown,
-        ))
+        })
     }
 
     /// The longest that `Prefer: wait=N` can make a caller wait here.
