@@ -13,7 +13,7 @@ BEGIN
 END
 $$;
 
--- What made us want to read a report, and in which trace: the first of those whose wish is not served yet. Whatever does not
+-- What made us want to read a report, and in which trace: the last of those whose wish is not served yet, but for the ladder. Whatever does not
 -- say is the ladder, or a doubt of our own.
 ALTER TABLE provider_reads ADD COLUMN asked_by text NOT NULL DEFAULT 'poll';
 ALTER TABLE provider_reads ADD COLUMN traceparent text;

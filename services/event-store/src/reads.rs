@@ -39,8 +39,8 @@ pub async fn request_read_in(
     request_read_for(client, order_id, shop, "poll", None).await
 }
 
-/// As [`request_read_in`], and says what made us look, and in which trace. Of several who ask for one read, the first is
-/// remembered.
+/// As [`request_read_in`], and says what made us look, and in which trace. Of several who ask for one read, the last is
+/// remembered, but for the ladder, which would have asked anyway.
 ///
 /// # Errors
 /// As the database says.
@@ -57,9 +57,10 @@ pub async fn request_read_for(
              VALUES ($1, $2, 1, clock_timestamp(), $3, $4)
              ON CONFLICT (order_id) DO UPDATE
                 SET requests = known.requests + 1, requested_at = excluded.requested_at,
-                    asked_by = CASE WHEN known.requests > known.served THEN known.asked_by ELSE excluded.asked_by END,
-                    traceparent = CASE WHEN known.requests > known.served THEN known.traceparent
-                                       ELSE excluded.traceparent END",
+                    asked_by = CASE WHEN known.requests > known.served AND excluded.asked_by = 'poll'
+                                    THEN known.asked_by ELSE excluded.asked_by END,
+                    traceparent = CASE WHEN known.requests > known.served AND excluded.asked_by = 'poll'
+                                       THEN known.traceparent ELSE excluded.traceparent END",
             &[&order_id, &shop, &asked_by, &traceparent],
         )
         .await
