@@ -391,7 +391,7 @@ async fn by_nats(
     let bus = args.nats.connect(file, "kassa listen").await?;
     // On a connection of its own: what is refused there says nothing of the live subjects.
     let probe = args.nats.connect(file, "kassa listen").await?;
-    if may_read_stream(&probe).await? {
+    if may_consume(&probe).await? {
         return by_consumer(args, &bus, from, sink).await;
     }
     drop(probe);
@@ -435,11 +435,20 @@ async fn by_nats(
     }
 }
 
-/// Whether the login may ask for the stream, which is there.
-async fn may_read_stream(bus: &Bus) -> anyhow::Result<bool> {
+/// Whether the stream is there, and the login may have a consumer of it.
+async fn may_consume(bus: &Bus) -> anyhow::Result<bool> {
     let jetstream = jetstream::new(bus.client.clone());
+    let tried = async {
+        let stream = jetstream.get_stream(STREAM).await.ok()?;
+        // It goes by itself, some seconds after nobody asks it any more.
+        let config = pull::OrderedConfig {
+            deliver_policy: DeliverPolicy::New,
+            ..Default::default()
+        };
+        stream.create_consumer(config).await.ok()
+    };
     tokio::select! {
-        found = jetstream.get_stream(STREAM) => Ok(found.is_ok()),
+        made = tried => Ok(made.is_some()),
         _ = bus.refusal() => Ok(false),
     }
 }

@@ -247,11 +247,11 @@ async fn an_interrupted_listener_ends_with_130() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_listener_that_is_killed_and_started_again_forwards_every_event_at_least_once() {
     let stage = Stage::new().await;
-    let worker = address(&stage, &stage.logins.worker);
+    let shipment = address(&stage, &stage.logins.shipment);
     // From the log, and from the stream.
     for source in [
         ("DATABASE_URL", stage.database_url.as_str()),
-        ("NATS_URL", worker.as_str()),
+        ("NATS_URL", shipment.as_str()),
     ] {
         let (to, received) = recorder().await;
         let name = Uuid::new_v4().simple().to_string();

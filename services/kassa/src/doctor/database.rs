@@ -241,7 +241,7 @@ async fn rights(client: &Client, findings: &mut Findings) -> Result<(), tokio_po
         ("events", "INSERT", true),
         ("events", "SELECT", true),
         ("command_log", "INSERT", true),
-        ("read_orders", "UPDATE", true),
+        ("projections", "UPDATE", true),
         ("events", "UPDATE", false),
         ("events", "DELETE", false),
         ("events", "TRUNCATE", false),

@@ -8,6 +8,7 @@ use kassa_chassis::{
     bus,
     config::{Config, Login},
 };
+use kassa_relay::topology::{self, Wanted};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -21,7 +22,6 @@ const AREA: &str = "nats";
 const STREAM: &str = kassa_events_schema::subject::STREAM;
 /// As the relay asks for it: atomic batches, and no known hole.
 const VERSION_MIN: [u64; 3] = [2, 12, 6];
-const API_LEVEL_MIN: u64 = 2;
 /// For the server to say no to what was sent before: it answers a flush only after it has.
 const REFUSAL_MAX: Duration = Duration::from_millis(200);
 /// A subject of the events that no event has.
@@ -96,8 +96,8 @@ pub(super) async fn examine(config: &Config, log: Option<&Log>, lag_max: Duratio
     if relay.is_some()
         && let Ok(bus) = open(config, &config.nats.relay).await
     {
-        level(&bus, findings).await;
-        stream(&bus, config, log, lag_max, findings).await;
+        stream(&bus, log, lag_max, findings).await;
+        streams(&bus, config, findings).await;
     }
 }
 
@@ -258,22 +258,7 @@ async fn ask(bus: &Bus, subject: &str, findings: &mut Findings) -> Option<Value>
     serde_json::from_slice(&answer.payload).ok()
 }
 
-async fn level(bus: &Bus, findings: &mut Findings) {
-    let Some(info) = ask(bus, "$JS.API.INFO", findings).await else {
-        return;
-    };
-    let level = info["api"]["level"].as_u64().unwrap_or(0);
-    if level < API_LEVEL_MIN {
-        findings.wrong(
-            AREA,
-            format!("JetStream's API level is {level}, and {API_LEVEL_MIN} is needed"),
-            "the server has no atomic batches: the relay does not publish",
-            "upgrade nats-server to 2.12.6 or newer",
-        );
-    }
-}
-
-async fn stream(bus: &Bus, config: &Config, log: Option<&Log>, lag_max: Duration, findings: &mut Findings) {
+async fn stream(bus: &Bus, log: Option<&Log>, lag_max: Duration, findings: &mut Findings) {
     let asked = Instant::now();
     let before = now_ms();
     let Some(info) = ask(bus, &format!("$JS.API.STREAM.INFO.{STREAM}"), findings).await else {
@@ -296,18 +281,6 @@ async fn stream(bus: &Bus, config: &Config, log: Option<&Log>, lag_max: Duration
             "start kassa serve --role relay, which makes it and fills it from the log",
         );
         return;
-    }
-    let differences = differences(&info["config"], config);
-    for (setting, wanted, found) in &differences {
-        findings.wrong(
-            "streams",
-            format!("{STREAM}: {setting} is {found}, and {wanted} is wanted"),
-            "events could be lost to consumers, and the relay does not start on it",
-            format!("nats stream edit {STREAM}, or kassa nats setup; set {setting} to {wanted}"),
-        );
-    }
-    if differences.is_empty() {
-        findings.ok("streams", format!("{STREAM} is as it should be"));
     }
     let Some(log) = log else { return };
     let last = info["state"]["last_seq"].as_i64().unwrap_or(0);
@@ -334,26 +307,68 @@ async fn stream(bus: &Bus, config: &Config, log: Option<&Log>, lag_max: Duration
     }
 }
 
-/// What shops and the relay rely on, by its name on the wire: setting, wanted, found.
-fn differences(found: &Value, config: &Config) -> Vec<(String, String, String)> {
-    let wanted = serde_json::json!({
-        "retention": "limits", "storage": "file", "discard": "new", "max_age": 0, "max_bytes": -1, "max_msgs": -1,
-        "max_msgs_per_subject": -1, "max_msg_size": -1, "num_replicas": config.nats.replicas, "deny_delete": true,
-        "deny_purge": true, "allow_atomic": true, "subjects": ["kassa.evt.0.>"],
-        "republish": { "src": "kassa.evt.*.>", "dest": "kassa.live.>" },
+/// Every stream against what it is to be: what `kassa nats setup --dry-run` says, as far as the relay's login may ask.
+async fn streams(bus: &Bus, config: &Config, findings: &mut Findings) {
+    let wanted = topology::streams(config.nats.replicas).map(|streams| Wanted {
+        streams,
+        // The relay's login sees no durables.
+        durables: vec![],
     });
-    let mut all = Vec::new();
-    for (setting, wanted) in wanted.as_object().into_iter().flatten() {
-        let is = &found[setting];
-        let same = match (setting.as_str(), is) {
-            // Servers leave out what is off.
-            ("max_age", Value::Null) => true,
-            ("republish", Value::Object(_)) => is["src"] == wanted["src"],
-            _ => is == wanted,
-        };
-        if !same {
-            all.push((setting.clone(), wanted.to_string(), is.to_string()));
+    let compared = match wanted {
+        Ok(wanted) => {
+            let jetstream = async_nats::jetstream::new(bus.client.clone());
+            tokio::time::timeout(ANSWER_MAX, topology::compare(&jetstream, &wanted)).await
+        }
+        Err(error) => Ok(Err(error.into())),
+    };
+    let differences = match compared {
+        Ok(Ok(differences)) => differences,
+        Ok(Err(error)) => {
+            let remedy = "run it again; kassa nats setup --dry-run asks the same with the login deploy";
+            findings.wrong(
+                "streams",
+                format!("they cannot be compared: {error:#}"),
+                "a stream may lose what it is given",
+                remedy,
+            );
+            return;
+        }
+        Err(_) => {
+            let remedy = "look at the server's log and its disk";
+            findings.wrong(
+                "streams",
+                "JetStream stopped answering",
+                "events wait in the log",
+                remedy,
+            );
+            return;
+        }
+    };
+    for difference in &differences {
+        // Told already, with more words.
+        let told = (difference.what == "server" && difference.setting == "version")
+            || (difference.what == format!("stream {STREAM}") && difference.setting == "exists");
+        let analysts = difference.what == format!("stream {}", topology::ANALYTICS);
+        let remedy = format!(
+            "kassa nats setup sets {} to {}",
+            difference.setting, difference.wanted
+        );
+        if told {
+            continue;
+        }
+        if analysts {
+            findings.warning(
+                "streams",
+                difference.to_string(),
+                "analysts have no copy to read from",
+                remedy,
+            );
+        } else {
+            let why = "messages could be lost to those who read them, and the relay does not start on a stream that differs";
+            findings.wrong("streams", difference.to_string(), why, remedy);
         }
     }
-    all
+    if differences.is_empty() {
+        findings.ok("streams", "all are as they should be");
+    }
 }
