@@ -1,4 +1,4 @@
-//! Does the simulator, as a process of its own, outlive a `kill -9`?
+//! Does the simulator, as a process of its own, outlive a `kill -9`, and does the store's clock go along with its own?
 
 use std::{
     net::TcpListener,
@@ -17,7 +17,10 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::{stage::DEADLINE, world::world};
+use crate::{
+    stage::{DEADLINE, Stage},
+    world::world,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_simulator_goes_on_where_it_was() {
@@ -74,6 +77,49 @@ async fn a_killed_simulator_goes_on_where_it_was() {
         .rest(sim.http.post(sim.rest_url("/orders")).json(&order("A-1")))
         .await;
     assert_eq!(again.0, 400, "{}", again.1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_command_line_moves_both_clocks_to_one_time_and_never_back() {
+    let stage = Stage::new().await;
+    let clock = |arguments: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_kassa-under-test"))
+            .arg("--config")
+            .arg(stage.config_file())
+            .args(["sim", "clock", "--url", &stage.sim_url, "--format", "json"])
+            .args(["--database-url", &stage.database_url])
+            .args(arguments)
+            .output()
+            .expect("the binary runs")
+    };
+    // They differ before: the simulator is a day ahead.
+    stage.sim_post("/sim/clock", &json!({ "advance": "1d" })).await;
+    let moved = clock(&["+3d"]);
+    assert!(
+        moved.status.success(),
+        "{}",
+        String::from_utf8_lossy(&moved.stderr)
+    );
+    let moved: Value = serde_json::from_slice(&moved.stdout).expect("JSON");
+    let time = |name: &str| -> jiff::Timestamp {
+        let text = moved[name].as_str().expect("a moment");
+        text.parse().expect("RFC 3339")
+    };
+    let apart = time("store_now").duration_since(time("now")).abs();
+    assert!(apart < jiff::SignedDuration::from_secs(5), "{moved}");
+    // Every process that is connected learns of it.
+    until("the services are four days ahead", async || {
+        let (there, here) = (stage.store.clock().now(), time("now"));
+        there.duration_since(here).abs() < jiff::SignedDuration::from_secs(60)
+    })
+    .await;
+    let back = clock(&["--set", "2020-01-01T00:00:00Z"]);
+    assert_eq!(
+        back.status.code(),
+        Some(1),
+        "{}",
+        String::from_utf8_lossy(&back.stderr)
+    );
 }
 
 /// A simulator of its own, with a folder that outlives it, and no database.
