@@ -85,7 +85,7 @@ impl Problem {
             errors: vec![],
             hint: hint.into(),
             instance: None,
-            docs: None,
+            docs: Some(format!("{PAGES}{code}")),
             trace_id: None,
             order_id: None,
             payment_id: None,
@@ -120,7 +120,7 @@ impl Problem {
             "not_found",
             "not found",
             format!("there is no such {what} in this shop"),
-            "check the id, and that it belongs to the shop named in the subject",
+            "check the id, and that it belongs to your shop",
         )
     }
 
