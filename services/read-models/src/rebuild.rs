@@ -203,11 +203,7 @@ impl<'a, P: Projection> Building<'a, P> {
     pub(crate) async fn swap(&self, position: i64) -> Result<Option<i64>, RebuildError> {
         let mut client = self.store.pool().get().await.map_err(failed::<P>)?;
         let transaction = client.transaction().await.map_err(failed::<P>)?;
-        // Longer than the projector keeps its checkpoint for one batch, also on a busy machine.
-        transaction
-            .batch_execute("SET LOCAL lock_timeout = '8s'")
-            .await
-            .map_err(failed::<P>)?;
+        patient::<P>(&transaction).await?;
         touch::<P>(&transaction, self.part, self.generation, None).await?;
         let row = transaction
             .query_one(
@@ -283,10 +279,19 @@ impl<'a, P: Projection> Building<'a, P> {
     }
 }
 
+/// Waits for the checkpoint longer than the projector keeps it for one batch, also on a busy machine.
+async fn patient<P: Projection>(transaction: &Transaction<'_>) -> Result<(), RebuildError> {
+    transaction
+        .batch_execute("SET LOCAL lock_timeout = '8s'; SET LOCAL statement_timeout = '10s'")
+        .await
+        .map_err(failed::<P>)
+}
+
 /// The number of a new generation, which nobody else builds.
 async fn take_place<P: Projection>(store: &Store, part: i32) -> Result<i32, RebuildError> {
     let mut client = store.pool().get().await.map_err(failed::<P>)?;
     let transaction = client.transaction().await.map_err(failed::<P>)?;
+    patient::<P>(&transaction).await?;
     transaction
         .execute(
             "INSERT INTO projection_builds VALUES ($1, $2, 0, 0, clock_timestamp(), '-infinity') ON CONFLICT DO NOTHING",

@@ -183,7 +183,7 @@ async fn what_cannot_be_read_waits_for_a_person_who_can_replay_and_drop_it() {
     stage
         .until("it is given up again", async |_| {
             let now = listed().await;
-            now.len() == 1 && now[0]["number"].to_string() != number
+            now.len() == 1 && now[0]["number"] != letter["number"]
         })
         .await;
     let again = listed().await[0]["number"].to_string();
