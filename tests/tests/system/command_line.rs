@@ -23,6 +23,9 @@ use crate::{
     world::{SHOP, world},
 };
 
+/// What is asked, with which server, the exit code, and words on stderr.
+type Case<'c> = (Vec<&'c str>, (&'c str, &'c str), i32, &'c str);
+
 pub(crate) struct Said {
     pub(crate) code: Option<i32>,
     pub(crate) out: String,
@@ -115,7 +118,7 @@ async fn every_ending_has_its_exit_code_and_says_why() {
     let refused = ("NATS_URL", wrong_login.as_str());
     let nowhere = ("NATS_URL", "nats://127.0.0.1:1");
     let malformed = ("NATS_URL", "nats//x");
-    let table: Vec<(Vec<&str>, (&str, &str), i32, &str)> = vec![
+    let table: Vec<Case<'_>> = vec![
         (vec!["help", "exit-codes"], url, 0, ""),
         (vec!["orders", "show", &paid], url, 0, ""),
         (create("NL", "49.95", "C-1"), url, 0, ""),
