@@ -38,7 +38,7 @@ const BODY_MAX: u64 = 1024 * 1024;
 pub(crate) enum OrdersVerb {
     Ls(LsArgs),
     Show(ShowArgs),
-    Create(CreateArgs),
+    Create(Box<CreateArgs>),
     Cancel(CancelArgs),
     Wait(WaitArgs),
     Why(WhyArgs),

@@ -9,6 +9,7 @@ use std::{
 };
 
 use kassa_chassis::config::Login;
+use kassa_checkout::keys::Scope;
 use secrecy::ExposeSecret as _;
 use serde_json::Value;
 use tokio::{
@@ -21,6 +22,9 @@ use crate::{
     stage::{DEADLINE, Stage},
     world::{SHOP, world},
 };
+
+/// What is asked, with which server, the exit code, and words on stderr.
+type Case<'c> = (Vec<&'c str>, (&'c str, &'c str), i32, &'c str);
 
 pub(crate) struct Said {
     pub(crate) code: Option<i32>,
@@ -114,7 +118,7 @@ async fn every_ending_has_its_exit_code_and_says_why() {
     let refused = ("NATS_URL", wrong_login.as_str());
     let nowhere = ("NATS_URL", "nats://127.0.0.1:1");
     let malformed = ("NATS_URL", "nats//x");
-    let table: Vec<(Vec<&str>, (&str, &str), i32, &str)> = vec![
+    let table: Vec<Case<'_>> = vec![
         (vec!["help", "exit-codes"], url, 0, ""),
         (vec!["orders", "show", &paid], url, 0, ""),
         (create("NL", "49.95", "C-1"), url, 0, ""),
@@ -205,6 +209,80 @@ async fn every_ending_has_its_exit_code_and_says_why() {
         "{}",
         said.out
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn orders_and_events_go_by_http_as_they_go_by_nats() {
+    let stage = Stage::new().await;
+    let key = stage.api_key(SHOP, &Scope::ALL).await;
+    let environment = [
+        ("KASSA_URL", stage.api_url.as_str()),
+        ("KASSA_API_KEY", key.as_str()),
+    ];
+    let create = [
+        "orders",
+        "create",
+        "--reference",
+        "H-1",
+        "--amount",
+        "49.95",
+        "--email",
+        "a@b.example",
+        "--return-url",
+        "https://shop.example/return",
+        "--metadata",
+        "sim_scenario=ideal/success",
+        "--method",
+        "ideal",
+    ];
+    let said = run(&create, &environment).await;
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    let made: Value = serde_json::from_str(&said.out).expect("JSON");
+    assert_eq!(made["next_action"]["type"], "redirect", "{made}");
+    stage.press("H-1", "ideal/success").await;
+    for (args, words) in [
+        (vec!["orders", "wait", "H-1", "--for", "safe"], "\"yes\""),
+        (vec!["orders", "show", "H-1"], "\"paid\""),
+        (vec!["orders", "ls", "--status", "paid"], "H-1"),
+        (vec!["orders", "why", "H-1"], "safe"),
+        (
+            vec!["listen", "--since", "0-0", "--limit", "3"],
+            "kassa.order.created.v1",
+        ),
+        (
+            vec![
+                "listen",
+                "--since",
+                "1h",
+                "--type",
+                "order.payment_safe",
+                "--limit",
+                "1",
+            ],
+            "H-1",
+        ),
+    ] {
+        let said = run(&args, &environment).await;
+        assert_eq!(said.code, Some(0), "{args:?}\n{}", said.err);
+        assert!(
+            said.out.contains(words),
+            "{args:?}: {words} is not in {}",
+            said.out
+        );
+    }
+    for (args, code) in [
+        (vec!["orders", "cancel", "H-1"], 6),
+        (vec!["orders", "show", "H-2"], 5),
+    ] {
+        let said = run(&args, &environment).await;
+        assert_eq!(said.code, Some(code), "{args:?}\n{}", said.err);
+        assert!(said.err.contains("docs: http://"), "{args:?}\n{}", said.err);
+    }
+    let guess = [
+        ("KASSA_URL", stage.api_url.as_str()),
+        ("KASSA_API_KEY", "kassa_live_guess"),
+    ];
+    assert_eq!(run(&["orders", "show", "H-1"], &guess).await.code, Some(77));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
