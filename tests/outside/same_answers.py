@@ -155,6 +155,21 @@ async def story(way):
     return told
 
 
+async def discovered(client):
+    """Every verb names its schemas, and they are there."""
+    count = 0
+    for service in ("kassa-commands", "kassa-queries"):
+        info = json.loads((await client.request(f"$SRV.INFO.{service}", b"", timeout=5)).data)
+        for endpoint in info["endpoints"]:
+            for name in ("request_schema", "response_schema"):
+                if url := (endpoint.get("metadata") or {}).get(name):
+                    schema = json.load(await asyncio.to_thread(urllib.request.urlopen, url))
+                    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema", url
+                    count += 1
+    assert count >= 14, f"only {count} schemas were named"
+    print(f"{count} schemas are where discovery says")
+
+
 async def main():
     parser = argparse.ArgumentParser()
     for name in ("http", "key", "nats", "user", "password", "shop"):
@@ -163,6 +178,7 @@ async def main():
     client = await nats.connect(
         args.nats, user=args.user, password=args.password, inbox_prefix=f"_INBOX_{args.user}".encode()
     )
+    await discovered(client)
     by_http = await story(Http(args.http, args.key))
     by_nats = await story(Nats(client, args.shop))
     await client.close()

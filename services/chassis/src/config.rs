@@ -81,6 +81,9 @@ pub struct Http {
     pub listen: SocketAddr,
     /// For `/livez`, `/readyz`, `/startupz` and `/metrics`; for people and machines of our own only. Empty or `off`: nowhere.
     pub admin_listen: AdminListen,
+    /// Where shops reach the HTTP API, without a slash at the end, such as `https://pay.shop.example`: discovery on NATS names
+    /// schemas and pages by it. Without it their addresses are relative.
+    pub public_url: Option<String>,
 }
 
 /// An address, or none.
@@ -283,6 +286,7 @@ impl Default for Http {
         Self {
             listen: loopback(8080),
             admin_listen: AdminListen(Some(loopback(9090))),
+            public_url: None,
         }
     }
 }
@@ -383,6 +387,21 @@ impl Config {
         }
         if !(1..=1_000).contains(&self.database.max_connections) {
             wrong.push("database.max_connections: 1 to 1000".to_owned());
+        }
+        if let Some(url) = &self.http.public_url {
+            let live = self.shops.values().any(|shop| shop.cm.mode == Mode::Live);
+            let scheme = url::Url::parse(url).map(|url| url.scheme().to_owned());
+            let fits = match scheme.as_deref() {
+                Ok("https") => true,
+                Ok("http") => !live,
+                _ => false,
+            };
+            if !fits || url.ends_with('/') {
+                wrong.push(
+                    "http.public_url: an http or https URL without a slash at the end; https in mode live"
+                        .to_owned(),
+                );
+            }
         }
         if self.checkout.order_ttl < SignedDuration::from_secs(1) {
             wrong.push("checkout.order_ttl: at least 1s".to_owned());

@@ -47,7 +47,7 @@ pub struct About {
 impl About {
     pub fn from_config(config: &Config) -> Self {
         Self {
-            public_url: String::new(),
+            public_url: config.http.public_url.clone().unwrap_or_default(),
             livemode: config.shops.values().any(|shop| shop.cm.mode == Mode::Live),
             revision: option_env!("KASSA_REVISION").unwrap_or("unknown"),
         }

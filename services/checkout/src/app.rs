@@ -58,6 +58,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/events", get(events::events))
         .route("/v1/events/stream", get(stream::stream))
         .route("/openapi.json", get(pages::openapi))
+        .route("/asyncapi.json", get(pages::asyncapi))
         .route("/docs/api", get(pages::api))
         .route("/problems/{code}", get(pages::problem))
         .route("/schemas/{*path}", get(pages::schema))

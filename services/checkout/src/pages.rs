@@ -28,7 +28,13 @@ pub(crate) async fn openapi() -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], OPENAPI)
 }
 
-/// The same document, to be read.
+/// The same contract on NATS.
+pub(crate) async fn asyncapi() -> impl IntoResponse {
+    static ASYNCAPI: &str = include_str!("../../../events-schema/asyncapi.json");
+    ([(header::CONTENT_TYPE, "application/json")], ASYNCAPI)
+}
+
+/// The HTTP API's document, to be read.
 pub(crate) async fn api() -> Html<&'static str> {
     static PAGE: LazyLock<String> =
         LazyLock::new(|| reader(&serde_json::from_str(OPENAPI).unwrap_or_default()));

@@ -90,6 +90,7 @@ async fn staged(args: &DemoArgs, signal: &CancellationToken) -> anyhow::Result<b
     config.checkout.listen.set_port(0);
     let api = Checkout::bind(config.checkout.listen).await?;
     let api_url = format!("http://{}", api.local_addr());
+    config.http.public_url = Some(api_url.clone());
     simulator.set_notification_url(format!(
         "http://{}/hooks/cm/{SHOP}?id=",
         notifications.local_addr()

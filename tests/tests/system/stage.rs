@@ -163,6 +163,7 @@ impl Stage {
         let api_address = api.local_addr();
         let api_url = format!("http://{api_address}");
         config.checkout.listen = api_address;
+        config.http.public_url = Some(api_url.clone());
         let bound = Bound {
             notifications: Some(notifications),
             // A process of its own listens where this one would have.

@@ -8,12 +8,7 @@ use super::{ANSWER_MAX, Findings};
 const AREA: &str = "addresses";
 
 pub(super) async fn examine(config: &Config, findings: &mut Findings) {
-    // By its name: who has no HTTP API has no such address.
-    let values = serde_json::to_value(config).unwrap_or_default();
-    if let Some(url) = values["http"]["public_url"]
-        .as_str()
-        .filter(|url| !url.is_empty())
-    {
+    if let Some(url) = &config.http.public_url {
         answers(
             "http.public_url",
             url,
