@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// A shop's service with a key of its own.
-struct Api<'s> {
+pub(crate) struct Api<'s> {
     stage: &'s Stage,
     http: reqwest::Client,
     key: String,
@@ -29,18 +29,18 @@ struct Api<'s> {
 
 /// An answer with what matters in it.
 #[derive(Debug)]
-struct Answer {
-    status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     headers: reqwest::header::HeaderMap,
-    body: Value,
+    pub(crate) body: Value,
 }
 
 impl<'s> Api<'s> {
-    async fn new(stage: &'s Stage) -> Self {
+    pub(crate) async fn new(stage: &'s Stage) -> Self {
         Self::of(stage, SHOP, &Scope::ALL).await
     }
 
-    async fn of(stage: &'s Stage, shop: &str, scopes: &[Scope]) -> Self {
+    pub(crate) async fn of(stage: &'s Stage, shop: &str, scopes: &[Scope]) -> Self {
         Self {
             stage,
             http: reqwest::Client::builder().no_proxy().build().expect("a client"),
@@ -48,25 +48,25 @@ impl<'s> Api<'s> {
         }
     }
 
-    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let url = format!("{}{path}", self.stage.api_url);
         self.http.request(method, url).bearer_auth(&self.key)
     }
 
-    async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         Answer::of(self.request(Method::GET, path)).await
     }
 
-    async fn post(&self, path: &str, body: &Value) -> Answer {
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
         self.post_with_key(path, &Uuid::new_v4().to_string(), body).await
     }
 
-    async fn post_with_key(&self, path: &str, key: &str, body: &Value) -> Answer {
+    pub(crate) async fn post_with_key(&self, path: &str, key: &str, body: &Value) -> Answer {
         let request = self.request(Method::POST, path).header("Idempotency-Key", key);
         Answer::of(request.json(body)).await
     }
 
-    async fn create(&self, reference: &str, scenario: &str) -> String {
+    pub(crate) async fn create(&self, reference: &str, scenario: &str) -> String {
         let answer = self.post("/v1/orders", &order_body(reference, scenario)).await;
         assert_eq!(answer.status, 201, "{answer:?}");
         answer.text("order_id")
@@ -82,7 +82,7 @@ impl<'s> Api<'s> {
 }
 
 impl Answer {
-    async fn of(request: RequestBuilder) -> Self {
+    pub(crate) async fn of(request: RequestBuilder) -> Self {
         let response = request.send().await.expect("it answers");
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let text = response.text().await.expect("a body");
@@ -118,7 +118,7 @@ impl Answer {
         }
     }
 
-    fn header(&self, name: &str) -> String {
+    pub(crate) fn header(&self, name: &str) -> String {
         self.headers
             .get(name)
             .and_then(|value| value.to_str().ok())
@@ -126,11 +126,11 @@ impl Answer {
             .to_owned()
     }
 
-    fn text(&self, field: &str) -> String {
+    pub(crate) fn text(&self, field: &str) -> String {
         self.body[field].as_str().unwrap_or_default().to_owned()
     }
 
-    fn refused(&self, status: u16, code: &str) {
+    pub(crate) fn refused(&self, status: u16, code: &str) {
         assert_eq!(
             (self.status, self.text("code").as_str()),
             (status, code),
@@ -520,13 +520,13 @@ async fn events_come_as_pages_or_as_lines_from_where_they_are_asked() {
 }
 
 /// What a stream has sent so far, frame by frame.
-struct Frames {
+pub(crate) struct Frames {
     response: reqwest::Response,
     text: String,
 }
 
 impl Frames {
-    async fn open(request: RequestBuilder) -> Self {
+    pub(crate) async fn open(request: RequestBuilder) -> Self {
         let response = request.send().await.expect("it answers");
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
@@ -537,7 +537,7 @@ impl Frames {
     }
 
     /// Waits for the stream's first frame, by which it is there.
-    async fn joined(&mut self) {
+    pub(crate) async fn joined(&mut self) {
         while self.text.is_empty() {
             let chunk = self
                 .response
@@ -575,7 +575,7 @@ impl Frames {
         }
     }
 
-    async fn until(&mut self, event: &str) -> Vec<(String, String, Value)> {
+    pub(crate) async fn until(&mut self, event: &str) -> Vec<(String, String, Value)> {
         let mut frames = Vec::new();
         while let Some(frame) = self.next().await {
             let last = frame.1 == event;

@@ -8,6 +8,7 @@ mod command_line;
 mod crashes;
 mod doctor;
 mod endings;
+mod four_ways;
 mod hooks;
 mod http_api;
 mod inbox;
