@@ -200,7 +200,7 @@ async def pay(client, args):
         "language": "nl",
         "shopper": {"email": "shopper@shop.example"},
         "return_url": return_url,
-        "metadata": {"example": "first_payment"},
+        "metadata": {"example": "first_payment", **({"sim_scenario": args.scenario} if args.scenario else {})},
     }, key)
     order_id = created["order_id"]
     step("order_created", order_id=order_id, status=created["status"], position=created["position"])
@@ -271,6 +271,7 @@ def arguments():
     parser.add_argument("--shop", default="demo-shop", help="token of the shop")
     parser.add_argument("--amount-minor", type=int, default=4995, help="in cents")
     parser.add_argument("--order-reference", help="the shop's own name for the order; made up if not given")
+    parser.add_argument("--scenario", help="of the simulator, where one is played with, such as any/safe_then_reversed")
     parser.add_argument("--return-url", default="https://shop.example/thanks", help="where the shopper comes back to")
     parser.add_argument("--timeout", type=float, default=60, help="seconds to wait for payment_safe")
     return parser.parse_args()

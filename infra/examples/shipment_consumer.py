@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""How does a shipment service in Python release each order once, with nats-py and nothing of ours?
+"""How does a shipment service in Python release each order once, and hold it once, with nats-py and nothing of ours?
 
-A durable pull consumer reads `order.payment_safe`; an inbox in SQLite knows what was seen. Per message: check it; record
-it and the release in one transaction; commit; only then acknowledge. The bus delivers at least once, and everything again
-after it was wiped and refilled, so "once" is the inbox's doing.
+A durable pull consumer reads `order.payment_safe` and `order.payment_safety_lost`; an inbox in SQLite knows what was seen.
+Per message: check it; record it and the release or hold in one transaction; commit; only then acknowledge. The bus delivers
+at least once, and everything again after it was wiped and refilled, so "once" is the inbox's doing. It promises no order
+either: a release whose hold came first is recorded and not released.
 
-The release is the row in `shipments`. The line on standard output is printed after the commit: like every effect outside
-the transaction it can be lost by a crash in between (printing before the commit would repeat it instead).
+The release is the row in `shipments`, the hold that in `holds`. The line on standard output is printed after the commit: like
+every effect outside the transaction it can be lost by a crash in between (printing before the commit would repeat it instead).
 
 Exit codes: 0 stopped or --count reached, 2 usage, 4 --timeout came first, 69 NATS cannot be reached, 78 the durable has
 other settings.
@@ -27,10 +28,11 @@ import nats.errors
 import nats.js.errors
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
-FILTER = "kassa.evt.*.*.order.*.payment_safe"
-TYPE = "kassa.order.payment_safe.v1"
+# What is to be done with the order of an event. Two filters on one durable keep their order.
+TOLD = {"payment_safe": "release", "payment_safety_lost": "hold"}
+FILTERS = [f"kassa.evt.*.*.order.*.{event}" for event in TOLD]
 SUBJECT = re.compile(
-    r"kassa\.evt\.(0|[1-9][0-9]*)\.([a-z0-9-]{1,32})\.order\.(ord_[0-9a-hjkmnp-tv-z]{1,40})\.payment_safe"
+    r"kassa\.evt\.(0|[1-9][0-9]*)\.([a-z0-9-]{1,32})\.order\.(ord_[0-9a-hjkmnp-tv-z]{1,40})\.(payment_safe|payment_safety_lost)"
 )
 
 ACK_WAIT_S = 30
@@ -55,11 +57,14 @@ CREATE TABLE IF NOT EXISTS shipment_inbox (
 CREATE TABLE IF NOT EXISTS shipments (
     order_id TEXT NOT NULL, epoch INTEGER NOT NULL, event_id TEXT NOT NULL, amount_minor INTEGER NOT NULL,
     currency TEXT NOT NULL, released_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP, PRIMARY KEY (order_id, epoch));
+CREATE TABLE IF NOT EXISTS holds (
+    order_id TEXT NOT NULL, epoch INTEGER NOT NULL, event_id TEXT NOT NULL,
+    held_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP, PRIMARY KEY (order_id, epoch));
 """
 
 
 class Refused(Exception):
-    """The message is not, beyond doubt, a permission to ship."""
+    """The message is not, beyond doubt, a permission to ship or one that is taken back."""
 
 
 class DurableDiffers(Exception):
@@ -81,7 +86,7 @@ def whole(value, least):
 
 
 def judge(subject, payload):
-    """The release that this message permits, as a dict; raises Refused. The body is authoritative, not the headers."""
+    """The release or hold that this message tells of, as a dict; raises Refused. The body is authoritative, not the headers."""
     require(len(payload) <= EVENT_BYTES_MAX, "larger than 64 KiB")
     try:
         event = json.loads(payload)
@@ -89,17 +94,19 @@ def judge(subject, payload):
         raise Refused(f"not json: {type(error).__name__}") from error
     require(isinstance(event, dict), "not an object")
     require(event.get("specversion") == "1.0", "not CloudEvents 1.0")
-    require(event.get("type") == TYPE, f"type is not {TYPE}: upgrade this reader if it is a later version")
     tokens = SUBJECT.fullmatch(subject)
     require(tokens, "came under a subject of another form")
-    part, shop, order_id = tokens.groups()
+    part, shop, order_id, what = tokens.groups()
+    expected = f"kassa.order.{what}.v1"
+    require(event.get("type") == expected, f"type is not {expected}: upgrade this reader if it is a later version")
     require(event.get("source") == f"/kassa/{part}/{shop}", "source is not that of its subject")
     require(event.get("subject") == f"order/{order_id}", "order is not that of its subject")
     require(event.get("partitionkey") == order_id, "partition key is not that of its subject")
     data = event.get("data")
     require(isinstance(data, dict) and data.get("order_id") == order_id, "data is about another order")
     require(whole(data.get("epoch"), 1), "epoch is not a number from 1")
-    require(isinstance(data.get("evidence"), dict), "no evidence")
+    if what == "payment_safe":
+        require(isinstance(data.get("evidence"), dict), "no evidence")
     amount = data.get("amount")
     require(isinstance(amount, dict) and whole(amount.get("value"), -(2**53) + 1), "amount is not in whole minor units")
     currency = amount.get("currency")
@@ -111,6 +118,7 @@ def judge(subject, payload):
     reference = data.get("order_reference")
     require(isinstance(reference, str), "no order reference")
     return {
+        "told": TOLD[what],
         "order_id": order_id,
         "order_reference": reference,
         "shop": shop,
@@ -121,7 +129,7 @@ def judge(subject, payload):
 
 
 class Inbox:
-    """What was seen and released, in one SQLite file. Several processes may share it."""
+    """What was seen, released and held, in one SQLite file. Several processes may share it."""
 
     def __init__(self, path):
         # No hidden transactions: BEGIN and COMMIT are where they are written. Wait for another process at most 10 s.
@@ -130,9 +138,9 @@ class Inbox:
         self.db.execute("PRAGMA synchronous = FULL")
         self.db.executescript(TABLES)
 
-    def release(self, release, subject, sequence):
-        """True for a new release, False for a repeat; after it returns, it is on disk."""
-        event, order, amount = release["event_id"], (release["order_id"], release["epoch"]), release["amount"]
+    def do(self, told, subject, sequence):
+        """True for what is new, False for a repeat or what was overtaken; after it returns, it is on disk."""
+        event, order, amount = told["event_id"], (told["order_id"], told["epoch"]), told["amount"]
         self.db.execute("BEGIN IMMEDIATE")
         try:
             new = self.db.execute(
@@ -140,13 +148,18 @@ class Inbox:
                 " VALUES (?, ?, ?, ?, ?)",
                 (event, *order, subject, sequence),
             ).rowcount
-            if new:
+            if new and told["told"] == "hold":
+                new = self.db.execute(
+                    "INSERT OR IGNORE INTO holds (order_id, epoch, event_id) VALUES (?, ?, ?)", (*order, event)
+                ).rowcount
+            elif new:
+                # Nothing for a release whose hold was delivered first.
                 new = self.db.execute(
                     "INSERT OR IGNORE INTO shipments (order_id, epoch, event_id, amount_minor, currency)"
-                    " VALUES (?, ?, ?, ?, ?)",
+                    " SELECT ?1, ?2, ?3, ?4, ?5 WHERE NOT EXISTS (SELECT 1 FROM holds WHERE order_id = ?1 AND epoch >= ?2)",
                     (*order, event, amount["value"], amount["currency"]),
                 ).rowcount
-            # A real service puts its job for the picker here, in the same transaction.
+            # A real service puts its job for the picker here, or stops it, in the same transaction.
             self.db.execute("COMMIT")
         except BaseException:
             if self.db.in_transaction:
@@ -160,13 +173,13 @@ async def subscribe(js, stream, durable):
     wanted = ConsumerConfig(
         durable_name=durable,
         name=durable,
-        description="orders to ship, each once",
+        description="orders to ship, each once, and to hold",
         deliver_policy=DeliverPolicy.ALL,
         ack_policy=AckPolicy.EXPLICIT,
         ack_wait=ACK_WAIT_S,
         max_ack_pending=ACK_PENDING_MAX,
         max_deliver=-1,
-        filter_subject=FILTER,
+        filter_subjects=FILTERS,
     )
     try:
         found = (await js.consumer_info(stream, durable)).config
@@ -176,6 +189,9 @@ async def subscribe(js, stream, durable):
     else:
         for name in COMPARED:
             has, want = getattr(found, name), getattr(wanted, name)
+            if name == "filter_subjects":
+                # The server tells them in any order.
+                has, want = sorted(has or []), sorted(want)
             if (has or None) != (want or None):
                 raise DurableDiffers(f"durable {durable!r} has {name} {has!r}, wanted {want!r}: take another name, or "
                                      "delete it, which repeats deliveries and loses none")
@@ -183,42 +199,42 @@ async def subscribe(js, stream, durable):
 
 
 async def settle(inbox, message):
-    """Brings one message to its end; True when it released an order."""
+    """Brings one message to its end; True when it released or held an order."""
     sequence, delivered = message.metadata.sequence.stream, message.metadata.num_delivered
     try:
-        release = judge(message.subject, message.data)
+        told = judge(message.subject, message.data)
     except Refused as why:
-        log("message refused, not shipped and not delivered again: a person must look", why=str(why), sequence=sequence)
+        log("message refused, not acted on and not delivered again: a person must look", why=str(why), sequence=sequence)
         await message.term()
         return False
     try:
-        new = inbox.release(release, message.subject, sequence)
+        new = inbox.do(told, message.subject, sequence)
     except sqlite3.Error as error:
-        log("order not released, its event comes again", order_id=release["order_id"], error=str(error))
+        log(f"no {told['told']} yet, its event comes again", order_id=told["order_id"], error=str(error))
         await message.nak(delay=min(2 ** min(delivered - 1, 10), AGAIN_MAX_S))
         return False
     if new:
-        print(json.dumps({**release, "sequence": sequence}), flush=True)
+        print(json.dumps({**told, "sequence": sequence}), flush=True)
     else:
-        log("order was released before", order_id=release["order_id"], sequence=sequence)
+        log(f"nothing to {told['told']}: it was before, or its hold came first", order_id=told["order_id"], sequence=sequence)
     # Lost acknowledgements cost a repeat, which the inbox knows.
     await message.ack()
     return new
 
 
 async def consume(args, inbox, js, stop):
-    """Releases orders until `stop` is set or --count is reached; what is under way is finished first."""
-    released, failures, pull = 0, 0, None
-    while not stop.is_set() and not (args.count and released >= args.count):
+    """Releases and holds orders until `stop` is set or --count is reached; what is under way is finished first."""
+    done, failures, pull = 0, 0, None
+    while not stop.is_set() and not (args.count and done >= args.count):
         try:
             if pull is None:
                 pull = await subscribe(js, args.stream, args.durable)
-            size = min(PULL_BATCH, args.count - released) if args.count else PULL_BATCH
+            size = min(PULL_BATCH, args.count - done) if args.count else PULL_BATCH
             # Never cancelled: what it had taken would be nowhere until ACK_WAIT_S is over.
             batch = await pull.fetch(size, timeout=PULL_TIMEOUT_S)
             try:
                 while batch and not stop.is_set():
-                    released += await settle(inbox, batch[0])
+                    done += await settle(inbox, batch[0])
                     del batch[0]
             finally:
                 # What was pulled and not settled goes back at once, for whoever pulls next.
@@ -236,7 +252,7 @@ async def consume(args, inbox, js, stop):
             # By chance within the last half, so that instances that lost a server together do not come back together.
             await asyncio.sleep(min(0.1 * 2 ** min(failures, 10), PAUSE_MAX_S) * random.uniform(0.5, 1))
             failures += 1
-    return released
+    return done
 
 
 async def close(pull):
@@ -277,7 +293,7 @@ async def main(args):
     if args.timeout is not None:
         loop.call_later(args.timeout, lambda: (timed_out.set(), stop.set()))
     try:
-        released = await consume(args, inbox, client.jetstream(), stop)
+        done = await consume(args, inbox, client.jetstream(), stop)
     except DurableDiffers as error:
         log(str(error))
         return 78
@@ -288,8 +304,8 @@ async def main(args):
         except (nats.errors.Error, ConnectionError):
             pass
         await client.close()
-    if timed_out.is_set() and (not args.count or released < args.count):
-        log("timed out", timeout_s=args.timeout, released=released)
+    if timed_out.is_set() and (not args.count or done < args.count):
+        log("timed out", timeout_s=args.timeout, done=done)
         return 4
     return 0
 
@@ -302,7 +318,7 @@ def arguments():
     parser.add_argument("--stream", default="KASSA_EVENTS", help="stream of a part; KASSA_EVENTS_1 and so on for others")
     parser.add_argument("--durable", default="shipment-example", help="the same for all instances of one service")
     parser.add_argument("--inbox", default="shipment-inbox.sqlite3", help="SQLite file; one per service, kept for good")
-    parser.add_argument("--count", type=int, default=0, help="stop after so many released orders; 0: never")
+    parser.add_argument("--count", type=int, default=0, help="stop after so many releases and holds; 0: never")
     parser.add_argument("--timeout", type=float, help="stop after so many seconds, with exit code 4")
     return parser.parse_args()
 

@@ -46,6 +46,7 @@ macro_rules! labels {
 
 labels! {
     OfShop { shop }
+    OfOrder { shop, outcome }
     OfPayment { shop, method, outcome }
     OfMethod { shop, method }
     Known { psp, how }
@@ -68,6 +69,7 @@ type FloatGauge = Gauge<f64, AtomicU64>;
 struct Metrics {
     registry: std::sync::RwLock<Registry>,
     orders_created: Family<OfShop, Counter>,
+    orders: Family<OfOrder, Counter>,
     payments: Family<OfPayment, Counter>,
     time_to_safe: Histograms<OfMethod>,
     known_delay: Histograms<Known>,
@@ -97,6 +99,7 @@ impl Metrics {
         let metrics = Self {
             registry: std::sync::RwLock::default(),
             orders_created: Family::default(),
+            orders: Family::default(),
             payments: Family::default(),
             time_to_safe: Family::new_with_constructor(|| Histogram::new(TO_SAFE)),
             known_delay: Family::new_with_constructor(|| Histogram::new(KNOWN_DELAY)),
@@ -120,6 +123,11 @@ impl Metrics {
         let r = &mut registry;
         r.register("orders_created", "Orders created", metrics.orders_created.clone());
         r.register(
+            "orders",
+            "Orders that were canceled, expired, or stopped being safe to ship, by which",
+            metrics.orders.clone(),
+        );
+        r.register(
             "payments",
             "Payment attempts that ended, by how",
             metrics.payments.clone(),
@@ -136,7 +144,7 @@ impl Metrics {
         );
         r.register(
             "amount_minor_units",
-            "Amounts of orders that became safe, in minor units",
+            "Amounts of orders that became safe, or stopped being so, in minor units",
             metrics.amount.clone(),
         );
         r.register(
@@ -240,6 +248,15 @@ pub fn order_created(shop: &str) {
     METRICS.orders_created.get_or_create(&labels).inc();
 }
 
+/// `outcome` is `canceled`, `expired` or `safety_lost`: no end by itself, since an order may become safe again.
+pub fn order_came_to(shop: &str, outcome: &str) {
+    let labels = OfOrder {
+        shop: shop.to_owned(),
+        outcome: outcome.to_owned(),
+    };
+    METRICS.orders.get_or_create(&labels).inc();
+}
+
 /// `outcome` is `authorized`, `failed`, `canceled` or `expired`.
 pub fn payment_ended(shop: &str, method: &str, outcome: &str) {
     let labels = OfPayment {
@@ -273,7 +290,7 @@ pub fn status_known(psp: &str, how: &str, delay: Duration) {
         .observe(delay.as_secs_f64());
 }
 
-/// `kind` is `safe`; refunds and chargebacks are still to come.
+/// `kind` is `safe` or `safety_lost`; refunds and chargebacks are still to come: a report tells their sum only.
 pub fn amount(shop: &str, currency: &str, kind: &str, minor: u64) {
     let labels = OfAmount {
         shop: shop.to_owned(),

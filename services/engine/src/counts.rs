@@ -25,6 +25,16 @@ pub(crate) enum Counted {
         /// The attempt that paid, and its method.
         paid_by: Option<(PaymentId, &'static str)>,
     },
+    /// Canceled or expired.
+    OrderEnded {
+        shop: String,
+        outcome: &'static str,
+    },
+    SafetyLost {
+        shop: String,
+        currency: String,
+        minor: u64,
+    },
     PaymentEnded {
         shop: String,
         method: &'static str,
@@ -51,8 +61,28 @@ pub(crate) fn of_order(opened: &Opened, event: &OrderEvent) -> Option<Counted> {
                 paid_by: by.map(|attempt| (attempt.payment_id, attempt.method.as_str())),
             })
         }
-        // Most events count nothing.
-        _ => None,
+        // The order's amount, so that safe less this is about what may be shipped; what went back is not known apart as a
+        // refund or a chargeback.
+        OrderEvent::SafetyLost { ordered, .. } => Some(Counted::SafetyLost {
+            shop,
+            currency: ordered.currency.to_string(),
+            minor: u64::try_from(ordered.minor).unwrap_or_default(),
+        }),
+        OrderEvent::OrderCanceled { .. } => Some(Counted::OrderEnded {
+            shop,
+            outcome: "canceled",
+        }),
+        OrderEvent::OrderExpired { .. } => Some(Counted::OrderEnded {
+            shop,
+            outcome: "expired",
+        }),
+        OrderEvent::ProviderOrderRegistered { .. }
+        | OrderEvent::AttemptOpened { .. }
+        | OrderEvent::AttemptClosed { .. }
+        | OrderEvent::ProviderReportObserved { .. }
+        | OrderEvent::OrderPartiallyPaid { .. }
+        | OrderEvent::OrderPaid { .. }
+        | OrderEvent::AmountMismatchFound { .. } => None,
     }
 }
 
@@ -76,6 +106,15 @@ pub(crate) fn settle(counted: Vec<Counted>, store: &Store, now: Timestamp) {
     for one in counted {
         match one {
             Counted::OrderCreated { shop } => metrics::order_created(&shop),
+            Counted::OrderEnded { shop, outcome } => metrics::order_came_to(&shop, outcome),
+            Counted::SafetyLost {
+                shop,
+                currency,
+                minor,
+            } => {
+                metrics::order_came_to(&shop, "safety_lost");
+                metrics::amount(&shop, &currency, "safety_lost", minor);
+            }
             Counted::PaymentEnded {
                 shop,
                 method,

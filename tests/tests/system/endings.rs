@@ -1,11 +1,20 @@
 //! How does an order end that is not simply paid: canceled, expired, refused for its method, and why is it not shipped?
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU32, Ordering},
+};
+
 use async_nats::HeaderMap;
+use kassa_chassis::bus;
+use kassa_shipment::{Consumer, Database, Inbox, Instruction, Settings};
 use serde_json::{Value, json};
+use tokio_postgres::{NoTls, Transaction};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     stage::{Stage, order_body},
-    world::SHOP,
+    world::{SHOP, world},
 };
 
 /// More than the time of an order and of an attempt, and than what the provider may take to show an effect.
@@ -169,4 +178,104 @@ async fn a_method_is_refused_by_the_rule_that_excludes_it_and_listed_where_it_fi
         (&wrong["status"], &wrong["errors"][0]["pointer"]),
         (&json!(400), &json!("/country"))
     );
+}
+
+/// An order that was paid, shipped, and charged back a day later; its id.
+async fn reversed(stage: &Stage) -> String {
+    let (reference, order_id) = stage.create("any/safe_then_reversed").await;
+    stage.start(&order_id).await;
+    stage.press(&reference, "any/safe_then_reversed").await;
+    stage.until_order(&order_id, "paid", "authorized", "yes").await;
+    stage.pass("25h").await;
+    stage.until_order(&order_id, "paid", "authorized", "lost").await;
+    order_id
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn money_that_goes_back_after_the_release_holds_the_order_once() {
+    let stage = Stage::new().await;
+    let order_id = reversed(&stage).await;
+    stage
+        .until("it is held", async |stage| stage.holds(&order_id).await == 1)
+        .await;
+    // Both again, as after the stream was wiped and refilled: the inbox knows them.
+    let operator = bus::connect(&stage.config.nats.url, &stage.logins.of("operator"), "test")
+        .await
+        .expect("NATS answers");
+    for event in ["ConfidenceReachedSafe", "SafetyLost"] {
+        let sql = format!("SELECT position FROM events WHERE event_type = '{event}'");
+        let body = serde_json::to_vec(&json!({ "sequence": stage.sql_count(&sql).await })).expect("JSON");
+        let answer = operator
+            .request("kassa.redeliver.test-shipment.KASSA_EVENTS", body.into())
+            .await
+            .expect("the shipment service answers");
+        let answer: Value = serde_json::from_slice(&answer.payload).expect("JSON");
+        assert_eq!(answer["settled"], true, "{event}: {answer}");
+    }
+    assert_eq!(
+        (stage.shipments(&order_id).await, stage.holds(&order_id).await),
+        (1, 1),
+        "shipped and held, each once"
+    );
+    assert_eq!((stage.shipped.released(), stage.shipped.held()), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_that_its_hold_overtook_ships_nothing() {
+    let stage = Stage::new().await;
+    let order_id = reversed(&stage).await;
+    // Another shipment service, which was away so far and cannot do its first release when it comes: that is delivered
+    // again, after the hold.
+    let url = world().database().await;
+    let (client, connection) = tokio_postgres::connect(&url, NoTls).await.expect("it opens");
+    tokio::spawn(connection);
+    Inbox::prepare(&client)
+        .await
+        .expect("the other shop's tables are made");
+    let (held, refused, shipped) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicU32::new(0)),
+        Arc::new(AtomicU32::new(0)),
+    );
+    let consumer = Consumer::connect(
+        Settings::new(&stage.config.nats.url, "overtaken"),
+        bus::options(&stage.config.nats.url, &stage.logins.shipment).expect("a good address"),
+        Database::new(url.parse().expect("an address"), NoTls),
+    )
+    .await
+    .expect("the shipment service connects");
+    let told = consumer.stats();
+    let stop = CancellationToken::new();
+    let running = tokio::spawn({
+        let (held, refused, shipped) = (held.clone(), refused.clone(), shipped.clone());
+        consumer.run(
+            async move |told: &Instruction, _: &Transaction<'_>| {
+                if !matches!(told, Instruction::Ship(_)) {
+                    held.store(true, Ordering::SeqCst);
+                } else if held.load(Ordering::SeqCst) {
+                    shipped.fetch_add(1, Ordering::SeqCst);
+                } else {
+                    refused.fetch_add(1, Ordering::SeqCst);
+                    return Err("the printer is out of paper");
+                }
+                Ok(())
+            },
+            stop.clone(),
+        )
+    });
+    stage
+        .until("the release came again, after its hold", async |_| {
+            told.duplicates() + told.released() >= 1
+        })
+        .await;
+    stop.cancel();
+    running.await.expect("it does not panic").expect("it stops");
+    assert!(held.load(Ordering::SeqCst) && refused.load(Ordering::SeqCst) >= 1);
+    assert_eq!(shipped.load(Ordering::SeqCst), 0, "goods left after their hold");
+    assert_eq!((told.released(), told.held()), (0, 1));
+    for (table, rows) in [("shipments", 0), ("holds", 1), ("shipment_inbox", 2)] {
+        let sql = format!("SELECT count(*) FROM shipment_service.{table} WHERE order_id = $1");
+        let count: i64 = client.query_one(&sql, &[&order_id]).await.expect(&sql).get(0);
+        assert_eq!(count, rows, "{table}");
+    }
 }

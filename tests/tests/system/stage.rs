@@ -186,7 +186,10 @@ impl Stage {
         Inbox::prepare(&client).await.expect("the shop's tables are made");
         // What the shop did, without a key that would hide a second time.
         client
-            .batch_execute("CREATE TABLE shipment_service.handled (order_id text)")
+            .batch_execute(
+                "CREATE TABLE shipment_service.handled (order_id text);
+                 CREATE TABLE shipment_service.stopped (order_id text)",
+            )
             .await
             .expect("the shop's table is made");
         drop(client);
@@ -198,12 +201,11 @@ impl Stage {
         let shipped = consumer.stats();
         tokio::spawn(consumer.run(
             async |told: &Instruction, transaction: &Transaction<'_>| {
-                let sql = "INSERT INTO shipment_service.handled VALUES ($1)";
-                match told {
-                    Instruction::Ship(safe) => transaction.execute(sql, &[&safe.order_id]).await.map(|_| ()),
-                    // The library's own table `holds` tells.
-                    _ => Ok(()),
-                }
+                let sql = match told {
+                    Instruction::Ship(_) => "INSERT INTO shipment_service.handled VALUES ($1)",
+                    _ => "INSERT INTO shipment_service.stopped VALUES ($1)",
+                };
+                transaction.execute(sql, &[&told.order_id()]).await.map(|_| ())
             },
             stop.clone(),
         ));
@@ -458,6 +460,14 @@ impl Stage {
     pub(crate) async fn shipments(&self, order_id: &str) -> i64 {
         self.sql_count(&format!(
             "SELECT count(*) FROM shipment_service.handled WHERE order_id = '{order_id}'"
+        ))
+        .await
+    }
+
+    /// How often the shop was told to hold an order.
+    pub(crate) async fn holds(&self, order_id: &str) -> i64 {
+        self.sql_count(&format!(
+            "SELECT count(*) FROM shipment_service.stopped WHERE order_id = '{order_id}'"
         ))
         .await
     }

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use async_nats::HeaderMap;
 use futures::StreamExt as _;
 use kassa::Role;
+use kassa_checkout::keys::Scope;
 use serde_json::{Value, json};
 
 use crate::{
@@ -50,13 +51,26 @@ async fn admin_listeners(stage: &Stage, processes: usize) -> Vec<String> {
 
 /// What all of them and this process itself count, as one text.
 async fn metrics(stage: &Stage, listeners: &[String]) -> String {
-    let mut text = kassa_chassis::metrics::render();
+    kassa_chassis::metrics::render() + &processes(stage, listeners).await
+}
+
+/// What the stage's processes count.
+async fn processes(stage: &Stage, listeners: &[String]) -> String {
+    let mut text = String::new();
     for listener in listeners {
         let page = stage.http_get(&format!("{listener}/metrics")).await;
         assert!(page.status().is_success());
         text.push_str(&page.text().await.expect("a body"));
     }
     text
+}
+
+/// The sum over all series of a name that have these labels among theirs.
+fn counted(text: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
+    samples(text)
+        .filter(|(found, having, _)| *found == name && labels.iter().all(|l| having.contains(l)))
+        .map(|(_, _, value)| value)
+        .sum()
 }
 
 /// A name, labels that it must have among others, and the least that it must have counted.
@@ -99,6 +113,7 @@ async fn a_payment_is_counted_traced_and_told_without_a_person_or_a_secret() {
         ("relay", Role::Relay),
         ("cm-gateway", Role::CmGateway),
         ("read-models", Role::ReadModels),
+        ("checkout", Role::Checkout),
     ];
     let stage = Stage::planned(Plan {
         processes: roles.to_vec(),
@@ -135,6 +150,30 @@ async fn a_payment_is_counted_traced_and_told_without_a_person_or_a_secret() {
         .await;
     assert!(refused["code"].is_string(), "{refused}");
     assert_eq!(refused["trace_id"], TRACE);
+    // A key that opens the API, and one that was mistyped.
+    let key = stage.api_key(SHOP, &Scope::ALL).await;
+    let secret_of_key = key.split('_').nth(3).expect("it has a secret").to_owned();
+    stage
+        .until("the API answers", async |stage| stage.api_answers().await)
+        .await;
+    let mut problems = refused.to_string();
+    for (key, expected) in [(key.clone(), 422), (format!("{key}0"), 401)] {
+        let answer = reqwest::Client::builder()
+            .no_proxy()
+            .build()
+            .expect("a client")
+            .post(format!("{}/v1/orders/{order_id}/payments", stage.api_url))
+            .bearer_auth(key)
+            .header("Idempotency-Key", "start")
+            .json(&json!({ "method": "paypal" }))
+            .send()
+            .await
+            .expect("it answers");
+        let status = answer.status();
+        let problem = answer.text().await.expect("a body");
+        assert_eq!(status, expected, "{problem}");
+        problems.push_str(&problem);
+    }
     stage.press(reference, "ideal/success").await;
     stage.until_order(&order_id, "paid", "authorized", "yes").await;
     stage
@@ -175,12 +214,6 @@ async fn a_payment_is_counted_traced_and_told_without_a_person_or_a_secret() {
 
     // The numbers.
     let listeners = admin_listeners(&stage, roles.len()).await;
-    let counted = |text: &str, name: &str, labels: &[(&str, &str)]| {
-        samples(text)
-            .filter(|(found, having, _)| *found == name && labels.iter().all(|l| having.contains(l)))
-            .map(|(_, _, value)| value)
-            .sum::<f64>()
-    };
     let shop = ("shop", SHOP);
     let ideal = ("method", "ideal");
     let cm = ("psp", "cm");
@@ -241,11 +274,7 @@ async fn a_payment_is_counted_traced_and_told_without_a_person_or_a_secret() {
             })
         })
         .await;
-    let mut text = String::new();
-    for listener in &listeners {
-        let page = stage.http_get(&format!("{listener}/metrics")).await;
-        text.push_str(&page.text().await.expect("a body"));
-    }
+    let text = processes(&stage, &listeners).await;
     assert!(
         (counted(&text, "kassa_orders_created_total", &[shop]) - 1.0).abs() < 0.1,
         "counted once"
@@ -314,12 +343,13 @@ async fn a_payment_is_counted_traced_and_told_without_a_person_or_a_secret() {
         secret(&logins.worker),
         secret(&logins.relay),
         secret(&logins.checkout),
+        secret_of_key,
     ];
     let places = [
         ("the log", &log),
         ("metrics", &text),
         ("events", &envelopes),
-        ("the problem document", &refused.to_string()),
+        ("the problem documents", &problems),
     ];
     for canary in &canaries {
         for (place, text) in places {
@@ -332,6 +362,65 @@ async fn a_payment_is_counted_traced_and_told_without_a_person_or_a_secret() {
         log.contains("DEBUG"),
         "the log was not looked at as closely as it should be"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn orders_that_are_canceled_expire_or_lose_their_safety_are_counted_once() {
+    // Every role that decides is a process of its own: what this one counts is of other tests as well.
+    let roles = [
+        ("engine", Role::Engine),
+        ("cm-gateway", Role::CmGateway),
+        ("checkout", Role::Checkout),
+    ];
+    let stage = Stage::planned(Plan {
+        processes: roles.to_vec(),
+        nats: None,
+    })
+    .await;
+    let (_, canceled) = stage.create("ideal/success").await;
+    for _ in 0..2 {
+        let answer = stage
+            .command("cancel_order", &json!({ "order_id": canceled }))
+            .await;
+        assert_eq!(answer["status"], "canceled", "{answer}");
+    }
+    let (_, expired) = stage.create("ideal/success").await;
+    let (reference, reversed) = stage.create("any/safe_then_reversed").await;
+    stage.start(&reversed).await;
+    stage.press(&reference, "any/safe_then_reversed").await;
+    stage.until_order(&reversed, "paid", "authorized", "yes").await;
+    stage.pass("25h").await;
+    stage.until_order(&reversed, "paid", "authorized", "lost").await;
+    stage
+        .until("the other is expired", async |stage| {
+            stage.get_order(&expired).await["status"] == "expired"
+        })
+        .await;
+
+    let listeners = admin_listeners(&stage, roles.len()).await;
+    let shop = ("shop", SHOP);
+    let (orders, amounts) = ("kassa_orders_total", "kassa_amount_minor_units_total");
+    let expected: [Expected<'_>; 5] = [
+        (orders, &[shop, ("outcome", "canceled")], 1.0),
+        (orders, &[shop, ("outcome", "expired")], 1.0),
+        (orders, &[shop, ("outcome", "safety_lost")], 1.0),
+        (
+            amounts,
+            &[shop, ("currency", "EUR"), ("kind", "safety_lost")],
+            4995.0,
+        ),
+        (amounts, &[shop, ("currency", "EUR"), ("kind", "safe")], 4995.0),
+    ];
+    stage
+        .until("the numbers", async |stage| {
+            let text = processes(stage, &listeners).await;
+            let told = expected
+                .iter()
+                .map(|(name, labels, _)| counted(&text, name, labels));
+            told.zip(&expected)
+                .all(|(told, (_, _, value))| (told - value).abs() < 0.1)
+        })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,15 +3,16 @@ import asyncio, json, os, sqlite3, nats
 from nats.js.api import AckPolicy, ConsumerConfig
 
 USER, DURABLE, TRIES = os.environ["NATS_USER"], os.environ.get("DURABLE", "ship-python"), int(os.environ.get("TRIES", 5))
+TABLE = "CREATE TABLE IF NOT EXISTS work (event_id TEXT PRIMARY KEY, order_id TEXT, epoch INTEGER, verb TEXT)"
+INSERT = """INSERT INTO work SELECT ?1, ?2, ?3, ?4 WHERE ?4 = 'hold' OR NOT EXISTS (SELECT 1 FROM work
+            WHERE order_id = ?2 AND epoch >= ?3 AND verb = 'hold') ON CONFLICT (event_id) DO NOTHING"""
 WORK = {"kassa.order.payment_safe.v1": "release", "kassa.order.payment_safety_lost.v1": "hold"}
 FILTERS = [f"kassa.evt.*.*.order.*.{event}" for event in ("payment_safe", "payment_safety_lost")]
 
 def handle(db, event):
     verb, order, epoch = WORK[event["type"]], event["data"]["order_id"], event["data"]["epoch"]
-    with db:  # inbox and work are one transaction: put yours into it
-        if db.execute("INSERT OR IGNORE INTO inbox VALUES (?)", (event["id"],)).rowcount == 0: return None  # a repeat
-        db.execute("INSERT INTO work VALUES (?, ?, ?)", (order, epoch, verb))
-    return f"{verb} {order} {epoch}"
+    with db: new = db.execute(INSERT, (event["id"], order, epoch, verb)).rowcount  # one transaction: put your work into it
+    return f"{verb} {order} {epoch}" if new else None  # a repeat, or its hold came first: the bus promises no order
 
 async def park(js, message, error):
     meta, (_, _, _, shop, _, order, _) = message.metadata, message.subject.split(".")
@@ -22,8 +23,7 @@ async def park(js, message, error):
     await message.term()  # only now that it is kept for a person
 
 async def main(db, url, password):
-    db.executescript("""CREATE TABLE IF NOT EXISTS inbox (event_id TEXT PRIMARY KEY);
-                        CREATE TABLE IF NOT EXISTS work (order_id TEXT, epoch INTEGER, verb TEXT)""")
+    db.execute(TABLE)
     js = (await nats.connect(url, user=USER, password=password, inbox_prefix=f"_INBOX_{USER}")).jetstream()
     await js.add_consumer("KASSA_EVENTS", ConsumerConfig(durable_name=DURABLE, ack_policy=AckPolicy.EXPLICIT,
                                                          ack_wait=30, max_ack_pending=64, filter_subjects=FILTERS))
