@@ -4,12 +4,13 @@ use std::{process::Command, time::Duration};
 
 use async_nats::{HeaderMap, jetstream};
 use futures::StreamExt as _;
+use kassa::Role;
 use kassa_chassis::{bus, config::Login};
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
 use crate::{
-    stage::{DEADLINE, Stage, order_body},
+    stage::{DEADLINE, Plan, Stage, order_body},
     world::SHOP,
 };
 
@@ -211,7 +212,7 @@ async fn a_difference_on_the_bus_is_named_and_set_right_and_then_there_is_none()
     let (code, text) = setup(true).await;
     assert_eq!(code, 1, "{text}");
     assert!(
-        text.contains(&format!("consumer KASSA_EVENTS/ship-{SHOP}")),
+        text.contains(&format!("consumer KASSA_EVENTS/ship-{SHOP}")) && text.contains("stream KASSA_PROBE"),
         "{text}"
     );
     let (code, text) = setup(false).await;
@@ -305,4 +306,49 @@ async fn an_event_that_is_done_again_is_read_from_the_stream_and_ships_nothing_t
         assert_eq!(answer["settled"], false, "{answer}");
     }
     assert_eq!(stage.shipments(&order_id).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_sets_a_durable_right_by_which_it_would_hear_of_no_payment() {
+    let mut stage = Stage::planned(Plan::with_process("cm-gateway", Role::CmGateway)).await;
+    let deploy = bus::connect(&stage.config.nats.url, &stage.logins.of("deploy"), "test")
+        .await
+        .expect("NATS answers");
+    let jetstream = jetstream::new(deploy);
+    let settings = async || {
+        let found: Result<jetstream::consumer::PullConsumer, _> = jetstream
+            .get_consumer_from_stream("cm-gateway", "KASSA_EVENTS")
+            .await;
+        found.ok().map(|found| {
+            let config = found.cached_info().config.clone();
+            (config.filter_subject, config.ack_wait, config.max_ack_pending)
+        })
+    };
+    stage
+        .until("the durable is made", async |_| settings().await.is_some())
+        .await;
+    let right = settings().await;
+    stage.kill("cm-gateway");
+    // By hand, as somebody with a tool would.
+    let wrong = jetstream::consumer::pull::Config {
+        durable_name: Some("cm-gateway".to_owned()),
+        filter_subject: "kassa.evt.*.nobody.>".to_owned(),
+        ack_policy: jetstream::consumer::AckPolicy::Explicit,
+        ack_wait: Duration::from_secs(1),
+        max_ack_pending: 1,
+        ..Default::default()
+    };
+    jetstream
+        .create_consumer_on_stream(wrong, "KASSA_EVENTS")
+        .await
+        .expect("it may");
+    assert_ne!(settings().await, right);
+    stage.spawn("cm-gateway");
+    stage
+        .until("the durable is right again", async |_| settings().await == right)
+        .await;
+    let (reference, order_id) = stage.create("ideal/success").await;
+    stage.start(&order_id).await;
+    stage.press(&reference, "ideal/success").await;
+    stage.until_order(&order_id, "paid", "authorized", "yes").await;
 }
