@@ -704,6 +704,36 @@ fn a_chargeback_takes_the_safety_back_once_and_a_recovery_opens_the_next_epoch()
 }
 
 #[test]
+fn whatever_comes_after_a_stop_is_judged_for_loss_and_never_for_release() {
+    let mut foreign = report(&[], false);
+    foreign.reference = "B-2".to_owned();
+    let stopped = after(&safe_order(), [seen(2, foreign)]);
+    let lost = stopped.decide(seen(3, charged_back(4995))).unwrap();
+    let [
+        OrderEvent::ProviderReportObserved { not_safe, .. },
+        OrderEvent::SafetyLost {
+            epoch: 1, reasons, ..
+        },
+    ] = &lost[..]
+    else {
+        panic!("{lost:?}")
+    };
+    assert!(
+        matches!(
+            reasons[..],
+            [NotSafe::OrderStopped, NotSafe::MoneyWentBack { .. }]
+        ),
+        "{reasons:?}"
+    );
+    assert_eq!(not_safe, reasons);
+    let stays = stopped.decide(seen(3, report(&[4995], true))).unwrap();
+    assert_eq!(stays, [], "the stop alone calls no goods back");
+    let after_loss = after(&stopped, [seen(3, charged_back(4995))]);
+    let again = after_loss.decide(seen(4, report(&[4995], true))).unwrap();
+    assert_eq!(names(&again), ["ProviderReportObserved"]);
+}
+
+#[test]
 fn a_reversed_authorization_or_a_word_that_is_taken_back_loses_the_safety() {
     let mut reversed = report(&[4995], true);
     reversed.payments[0].state = AuthorizationState::Canceled;
