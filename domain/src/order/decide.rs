@@ -158,10 +158,12 @@ impl Opened {
         let mut verdict = safety::judge(&seen.policy, ordered, seen.read_no, &seen.report, |payment| {
             seen.owners.get(&payment.id).copied()
         });
+        // Beside what the report says, not instead of it: goods may have left before, and are called back for money that goes.
+        if self.is_canceled() {
+            verdict = verdict.held(safety::NotSafe::OrderCanceled);
+        }
         if self.stopped.is_some() {
-            verdict = Verdict::NotSafe(vec![safety::NotSafe::OrderStopped]);
-        } else if self.is_canceled() {
-            verdict = Verdict::NotSafe(vec![safety::NotSafe::OrderCanceled]);
+            verdict = verdict.held(safety::NotSafe::OrderStopped);
         }
         let not_safe = match &verdict {
             Verdict::Safe(_) => vec![],

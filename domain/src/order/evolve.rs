@@ -2,6 +2,7 @@
 
 use super::{
     event::OrderEvent,
+    owner,
     phase::{AttemptRecord, Ended, Opened, Order, Safety, Standing},
 };
 
@@ -23,6 +24,7 @@ impl Order {
                     stopped: None,
                     mismatch: None,
                     ended: None,
+                    under_way: None,
                     paid_at: None,
                 }))
             }
@@ -58,6 +60,7 @@ impl Opened {
             OrderEvent::ProviderReportObserved {
                 read_no,
                 digest,
+                report,
                 not_safe,
                 owners,
                 ..
@@ -65,6 +68,8 @@ impl Opened {
                 for (provider_payment, payment) in owners {
                     self.owners.entry(provider_payment).or_insert(payment);
                 }
+                let undecided = report.payments.iter().find(|payment| payment.is_undecided());
+                self.under_way = undecided.and_then(|payment| owner(self, [], payment));
                 self.read_no = read_no;
                 self.digest = Some(digest);
                 self.not_safe = not_safe;

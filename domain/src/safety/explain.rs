@@ -103,6 +103,11 @@ fn where_it_stands(opened: &Opened, attempt: Option<&Payment>) -> String {
         ),
     };
     match attempt.and_then(|payment| payment.attempt().map(|facts| (payment, facts))) {
+        // Its own status is what became of our asking: redirected, or ended.
+        Some((_, facts)) if opened.under_way == Some(facts.payment_id) => format!(
+            "{order} Its {} payment is under way at CM and not decided yet.",
+            facts.method.as_str()
+        ),
         Some((payment, facts)) => format!(
             "{order} Its {} payment is {}.",
             facts.method.as_str(),

@@ -161,6 +161,18 @@ pub enum Verdict {
     NotSafe(Vec<NotSafe>),
 }
 
+impl Verdict {
+    /// Not safe for this first of all, whatever else there is.
+    pub(crate) fn held(self, reason: NotSafe) -> Self {
+        let mut reasons = vec![reason];
+        match self {
+            Self::Safe(_) => {}
+            Self::NotSafe(others) => reasons.extend(others),
+        }
+        Self::NotSafe(reasons)
+    }
+}
+
 /// Judges a whole report: all payments, never "the last one".
 ///
 /// `owner` tells which of our payments a provider's payment belongs to.
