@@ -256,7 +256,8 @@ impl Consumer {
     /// Releases orders until the shutdown; an event under way is finished first.
     ///
     /// The handler gets the event and the transaction in which it is recorded: what it writes there happens exactly once.
-    /// What it does elsewhere must be idempotent by `(order_id, epoch)`. It must neither commit nor roll back; with its
+    /// What it does elsewhere must be idempotent by `(order_id, epoch)`. A later epoch of an order lifts its hold: it is not a
+    /// second parcel, so keep one job per order. It must neither commit nor roll back; with its
     /// error, or after 20 s, everything is rolled back and the event comes again. Events are handled one at a time, in no
     /// promised order; start several instances for more.
     ///
@@ -471,7 +472,7 @@ impl Consumer {
             }
             Ok(Outcome::Overtaken) => {
                 self.stats.count_duplicate();
-                tracing::warn!(order.id = order_id, event.id = %event_id, sequence, "order not released: its hold came first");
+                tracing::warn!(order.id = order_id, event.id = %event_id, sequence, "order not released: its hold or a later release came first");
                 reply(message, AckKind::Ack).await;
             }
             Ok(Outcome::Duplicate) => {
@@ -560,7 +561,11 @@ impl Consumer {
             }
             Ok(Outcome::Overtaken) => {
                 self.stats.count_duplicate();
-                (true, "its hold came first: not released".to_owned(), None)
+                (
+                    true,
+                    "its hold or a later release came first: not released".to_owned(),
+                    None,
+                )
             }
             Ok(Outcome::Failed(error)) => (false, error.to_string(), None),
             Err(trouble) => {
