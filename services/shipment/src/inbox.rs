@@ -190,8 +190,9 @@ mod tests {
     async fn what_comes_late_never_releases_an_order_again() {
         use Admission::{Known, New, Overtaken};
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let folder =
-            tempfile::tempdir_in(here.join("../../target")).expect("the target folder can be written");
+        let runs = here.join("../../target/tmp");
+        std::fs::create_dir_all(&runs).expect("the target folder can be written");
+        let folder = tempfile::tempdir_in(runs).expect("the target folder can be written");
         let postgres = Postgres::start(&PostgresOptions {
             dir: folder.path().join("pg"),
             bin_dir: None,
