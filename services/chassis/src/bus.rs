@@ -520,12 +520,13 @@ mod tests {
         for same in [ours(), started_elsewhere] {
             assert!(differing(&work, &same).is_ok_and(|all| all.is_empty()));
         }
-        let other = |change: fn(&mut consumer::Config)| {
+        type Change = fn(&mut consumer::Config);
+        let other = |change: Change| {
             let mut found = ours();
             change(&mut found);
             differing(&work, &found)
         };
-        let changes: [(&str, fn(&mut consumer::Config)); 5] = [
+        let changes: [(&str, Change); 5] = [
             ("filter", |found| found.filter_subject.clear()),
             ("ack_wait", |found| found.ack_wait = Duration::from_secs(1)),
             ("max_ack_pending", |found| found.max_ack_pending = 1),
