@@ -8,7 +8,7 @@ pub struct ProblemType {
     pub code: &'static str,
     /// HTTP status number, on NATS as well.
     pub status: u16,
-    /// Short, the same for every problem with this code unless the problem has a better one.
+    /// Short, the same for every problem with this code.
     pub title: &'static str,
     /// When it is answered.
     pub when: &'static str,

@@ -274,10 +274,8 @@ fn tokens(prefix: &str, subject: &str) -> (String, String) {
 }
 
 fn unknown_verb(what: MicroService) -> Problem {
-    Problem::new(
-        404,
+    Problem::of(
         "not_found",
-        "not found",
         "there is no such verb",
         format!(
             "publish on {}.<shop>.<verb> with one of {}",

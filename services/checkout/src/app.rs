@@ -103,10 +103,8 @@ impl App {
             .and_then(|value| value.to_str().ok());
         let key = self.keys.recognise(text).await?;
         if !self.shops.contains(&key.shop) {
-            return Err(Box::new(Problem::new(
-                403,
+            return Err(Box::new(Problem::of(
                 "forbidden",
-                "this key may not do that",
                 "the shop of this API key is not served here",
                 "ask the installation that serves the shop",
             )));
@@ -123,10 +121,8 @@ impl App {
         let name = (shop.to_owned(), key.to_owned());
         let mut names = self.in_flight.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !names.insert(name.clone()) {
-            let mut problem = Problem::new(
-                409,
+            let mut problem = Problem::of(
                 "idempotency_in_flight",
-                "the first request with this key is under way",
                 "a request with this Idempotency-Key has not been answered yet",
                 "send it again in a second: it is then answered as the first was",
             );
@@ -184,10 +180,8 @@ impl Slots {
         let all: usize = open.values().sum();
         let mine = open.get(key_id).copied().unwrap_or_default();
         if all >= self.max || mine >= self.max_per_key {
-            let mut problem = Problem::new(
-                429,
+            let mut problem = Problem::of(
                 "rate_limited",
-                "too much at once",
                 format!(
                     "live streams: at most {} for one API key, {} in all",
                     self.max_per_key, self.max

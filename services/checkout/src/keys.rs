@@ -286,10 +286,8 @@ impl ApiKey {
         if self.scopes.iter().any(|held| held == scope.as_str()) {
             return Ok(());
         }
-        Err(Box::new(Problem::new(
-            403,
+        Err(Box::new(Problem::of(
             "forbidden",
-            "this key may not do that",
             format!("the API key lacks the scope {scope}"),
             "use a key that has the scope named in detail",
         )))
@@ -312,10 +310,8 @@ fn parse(text: &str) -> Option<(&str, &str, &str)> {
 }
 
 fn unauthenticated(detail: &str) -> Box<Problem> {
-    Box::new(Problem::new(
-        401,
+    Box::new(Problem::of(
         "unauthenticated",
-        "who is asking?",
         detail,
         "send Authorization: Bearer with an API key of the shop; kassa keys create makes one",
     ))

@@ -420,10 +420,8 @@ fn to_bytes(document: &Value) -> Result<Vec<u8>, Box<Problem>> {
 
 /// The same for every shop and id: whether it is an order is what nobody knows yet.
 fn behind() -> Problem {
-    let mut problem = Problem::new(
-        503,
+    let mut problem = Problem::of(
         "store_unavailable",
-        "the answer is not ready",
         "orders are being read in, and this one is not among those that were",
         "ask again a little later",
     );

@@ -110,6 +110,7 @@ impl Answer {
         let known = kassa_events_schema::api::problems::problem_type(&code);
         let known = known.unwrap_or_else(|| panic!("{code} is not in the registry: {self:?}"));
         assert_eq!(known.status, self.status, "{self:?}");
+        assert_eq!(known.title, self.text("title"), "{self:?}");
         assert_eq!(self.text("type"), format!("/problems/{code}"));
         assert_eq!(self.text("trace_id"), self.header("trace-id"));
         assert!(!self.text("hint").is_empty() && !self.text("instance").is_empty());
