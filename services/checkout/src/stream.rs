@@ -13,13 +13,13 @@ use futures::stream;
 use kassa_chassis::{metrics, problem::Problem};
 use kassa_domain::ids::OrderId;
 use kassa_events_schema::Envelope;
-use kassa_relay::{EventFilter, FilteredLog, TranslateError};
+use kassa_relay::{EventFilter, TranslateError};
 use tokio::sync::{broadcast::error::RecvError, mpsc};
 
 use crate::{
     PART,
     app::{App, Slot},
-    events::{Never, filter, position},
+    events::{Log, Never, filter, position},
     handlers::accepts,
     keys::Scope,
     query,
@@ -160,7 +160,7 @@ impl Teller {
             },
             ..self.filter.clone()
         };
-        let opened = FilteredLog::open(self.app.store.clone(), self.app.live.clone(), filter).await;
+        let opened = Log::open(self.app.clone(), filter).await;
         let mut log = opened.map_err(Stop::Broken)?;
         let mut over = false;
         while let Some(events) = log.next().await.map_err(Stop::Broken)? {

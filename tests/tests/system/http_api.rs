@@ -843,3 +843,34 @@ async fn b_15_a_shop_that_runs_wild_is_told_to_wait_and_another_notices_nothing(
         .count();
     assert!(limited >= 20, "{limited} of 60 were told to wait");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_reads_the_log_in_crowds_is_told_to_wait_and_commands_are_not_kept_waiting() {
+    let stage = Stage::tuned(Plan::ordinary(), |config| config.rate.queries_per_second = 10_000).await;
+    let api = Api::new(&stage).await;
+    let order_id = api.create(&reference(), "ideal/success").await;
+    let read = || {
+        let request = api.request(Method::GET, "/v1/events");
+        Answer::of(request.header("Accept", "application/x-ndjson"))
+    };
+    let crowd = futures::future::join_all((0..150).map(|_| read()));
+    let another = reference();
+    let (answers, made) = tokio::join!(crowd, api.create(&another, "ideal/success"));
+    assert_ne!(made, order_id);
+    let refused: Vec<_> = answers.iter().filter(|answer| answer.status == 429).collect();
+    assert!(!refused.is_empty(), "150 readers at once, with one key");
+    for answer in &refused {
+        answer.refused(429, "rate_limited");
+        let detail = answer.text("detail");
+        assert!(detail.starts_with("readers of past events"), "{answer:?}");
+    }
+    let whole = answers.iter().filter(|answer| answer.status == 200);
+    assert!(whole.clone().count() >= 4, "some have their turn");
+    for answer in whole {
+        assert!(answer.body.to_string().contains(&order_id), "{answer:?}");
+    }
+    // Places are left when the answer has been read.
+    stage
+        .until("there is a place again", async |_| read().await.status == 200)
+        .await;
+}
