@@ -1,7 +1,7 @@
 //! What is served where? Every route on one screen, and what they share.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -12,7 +12,7 @@ use axum::{
     routing::{get, post},
 };
 use kassa_chassis::{
-    config::Config,
+    config::{Config, Mode},
     problem::{FieldError, Problem},
 };
 use kassa_engine::Commands;
@@ -25,7 +25,7 @@ use crate::{
     events,
     feed::Feed,
     handlers,
-    keys::{ApiKey, Keys, Scope},
+    keys::{self, ApiKey, Keys, Scope},
     pages,
     refusal::{self, Refused},
     stream,
@@ -54,7 +54,7 @@ pub(crate) struct App {
     pub(crate) turns: Semaphore,
     pub(crate) shutdown: CancellationToken,
     keys: Keys,
-    shops: BTreeSet<String>,
+    shops: BTreeMap<String, Mode>,
     in_flight: InFlight,
 }
 
@@ -99,7 +99,11 @@ impl App {
             ),
             readers: Slots::new("readers of past events", READERS, READERS_PER_KEY),
             turns: Semaphore::new((config.database.max_connections / READING).max(1)),
-            shops: config.shops.keys().cloned().collect(),
+            shops: config
+                .shops
+                .iter()
+                .map(|(shop, of)| (shop.clone(), of.cm.mode))
+                .collect(),
             in_flight: InFlight::default(),
             store,
             commands,
@@ -120,7 +124,7 @@ impl App {
             .filter(|_| second.is_none())
             .and_then(|value| value.to_str().ok());
         let key = self.keys.recognise(text).await?;
-        if !self.shops.contains(&key.shop) {
+        let Some(mode) = self.shops.get(&key.shop) else {
             return Err(Box::new(Problem::new(
                 403,
                 "forbidden",
@@ -128,6 +132,10 @@ impl App {
                 "the shop of this API key is not served here",
                 "ask the installation that serves the shop",
             )));
+        };
+        // A key that was passed around while money did not exist must not open the shop once it does.
+        if key.mode != mode_of(*mode) {
+            return Err(keys::refused());
         }
         key.must_have(scope)?;
         Ok(key)
@@ -232,6 +240,15 @@ impl Drop for Slot {
                 open.remove(&self.1);
             }
         }
+    }
+}
+
+/// As a key's text says it.
+fn mode_of(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Sim => "sim",
+        Mode::Test => "test",
+        Mode::Live => "live",
     }
 }
 

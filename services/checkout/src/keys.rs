@@ -225,7 +225,6 @@ impl Keys {
             unauthenticated("this is no API key: they begin with kassa_ and have four parts")
         })?;
         let known = self.known(key_id).await?;
-        let refused = || unauthenticated("this API key is not known, has expired or was revoked");
         // Compared in any case, so that the time of the answer does not tell which ids exist.
         let nobody = vec![0; 32];
         let expected = known.as_ref().map_or(&nobody, |known| &known.hash);
@@ -309,6 +308,11 @@ fn parse(text: &str) -> Option<(&str, &str, &str)> {
         && plain(secret)
         && parts.next().is_none();
     fits.then_some((mode, id, secret))
+}
+
+/// The same for every reason that lies in the key.
+pub(crate) fn refused() -> Box<Problem> {
+    unauthenticated("this API key is not known, is of another mode than the shop, has expired or was revoked")
 }
 
 fn unauthenticated(detail: &str) -> Box<Problem> {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use kassa::Role;
-use kassa_checkout::keys::Scope;
+use kassa_checkout::keys::{NewKey, Scope};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use tokio::{
@@ -352,6 +352,20 @@ async fn a_key_opens_what_its_scopes_say_until_it_expires_or_is_revoked() {
         key: stage.api_key_until(SHOP, &Scope::ALL, Some(ended)).await,
     };
     expired.get(&order).await.refused(401, "unauthenticated");
+    // A whole key, made while the shop was in another mode.
+    let other_mode = NewKey {
+        shop: SHOP.to_owned(),
+        mode: "live",
+        name: "test".to_owned(),
+        scopes: Scope::ALL.to_vec(),
+        expires_at: None,
+    };
+    let other_mode = Api {
+        stage: &stage,
+        http: api.http.clone(),
+        key: stage.api_key_made(other_mode).await,
+    };
+    other_mode.get(&order).await.refused(401, "unauthenticated");
     // What is stored opens nothing.
     let secret = api.key.split('_').nth(3).expect("it has a secret");
     let stored = format!("SELECT count(*) FROM api_keys AS k WHERE k::text LIKE '%{secret}%'");
