@@ -53,7 +53,7 @@ pub(crate) struct App {
     /// A turn at the log, taken for one step of reading.
     pub(crate) turns: Semaphore,
     pub(crate) shutdown: CancellationToken,
-    keys: Keys,
+    pub(crate) keys: Keys,
     shops: BTreeMap<String, Mode>,
     in_flight: InFlight,
 }

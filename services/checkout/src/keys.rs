@@ -237,6 +237,17 @@ impl Keys {
             .ok_or_else(refused)
     }
 
+    /// Whether a key that was taken earlier would be taken now, too. `true` while that cannot be looked up: without the
+    /// database there is nothing to tell anyone, and a stream that is kept is no wider open than it was.
+    pub(crate) async fn holds(&self, key: &ApiKey) -> bool {
+        let now = self.store.clock().now();
+        match self.known(&key.key_id).await {
+            Ok(Some(known)) => known.key == *key && key.expires_at.is_none_or(|end| now < end),
+            Ok(None) => false,
+            Err(_) => true,
+        }
+    }
+
     async fn known(&self, key_id: &str) -> Result<Option<Known>, Box<Problem>> {
         let seen = self
             .seen

@@ -337,6 +337,8 @@ async fn a_key_opens_what_its_scopes_say_until_it_expires_or_is_revoked() {
     // Two keys are valid side by side; one is revoked, and the other goes on.
     let old = Api::new(&stage).await;
     assert_eq!(old.get(&order).await.status, 200);
+    let mut open = Frames::open(old.request(Method::GET, "/v1/events/stream")).await;
+    open.joined().await;
     let id = old.key.split('_').nth(2).expect("it has an id").to_owned();
     stage.revoke(&id).await;
     stage
@@ -345,6 +347,10 @@ async fn a_key_opens_what_its_scopes_say_until_it_expires_or_is_revoked() {
         })
         .await;
     assert_eq!(api.get(&order).await.status, 200);
+    assert!(
+        open.next().await.is_none(),
+        "a stream that was open with it ends, and does not wait for an event to do so"
+    );
     let ended = stage.store.clock().now() - jiff::SignedDuration::from_secs(1);
     let expired = Api {
         stage: &stage,
