@@ -51,7 +51,7 @@ pub(crate) async fn events(
     let key = app.caller(&headers, Scope::EventsRead).await?;
     let kind = accepts(&headers, &[JSON, NDJSON])?;
     let given = query::parse(asked.as_deref(), &PARAMETERS)?;
-    let (filter, limit) = filter(&key.shop, &given)?;
+    let (mut filter, limit) = filter(&key.shop, &given)?;
     app.queries.count(&key.shop)?;
     let kept: Vec<_> = given
         .iter()
@@ -67,6 +67,8 @@ pub(crate) async fn events(
         .await
         .map_err(|_| Problem::store_unavailable())?;
     let until = filter.until.map_or(head, |until| until.min(head));
+    // The end is looked for once: what is stored while this is read belongs to the next page, and is told there.
+    filter.until = Some(until);
     let slot = app.readers.enter(&key.key_id)?;
     let mut log = Log::open(app.clone(), filter)
         .await

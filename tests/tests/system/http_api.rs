@@ -894,3 +894,43 @@ async fn who_reads_the_log_in_crowds_is_told_to_wait_and_commands_are_not_kept_w
         .until("there is a place again", async |_| read().await.status == 200)
         .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_read_while_orders_are_made_hold_each_event_once() {
+    const ORDERS: usize = 60;
+    let stage = Stage::tuned(Plan::ordinary(), |config| {
+        config.rate.queries_per_second = 10_000;
+        config.rate.commands_per_second = 10_000;
+    })
+    .await;
+    let api = Api::new(&stage).await;
+    let making = async {
+        for _ in 0..ORDERS {
+            api.create(&reference(), "ideal/success").await;
+        }
+    };
+    let reading = async {
+        let (mut told, mut after) = (Vec::new(), "0-0".to_owned());
+        while told.len() < ORDERS {
+            let page = api
+                .get(&format!("/v1/events?type=order.created&after={after}"))
+                .await;
+            after = page.header("kassa-position");
+            let reached = after.strip_prefix("0-").and_then(|number| number.parse().ok());
+            let reached: i64 = reached.expect("a position");
+            for event in page.body.as_array().expect("a list") {
+                let text = event["sequence"].as_str().expect("a sequence");
+                let sequence: i64 = text.parse().expect("a number");
+                assert!(sequence <= reached, "{sequence} is on a page that ends at {reached}");
+                told.push(sequence);
+            }
+        }
+        told
+    };
+    let ((), told) = tokio::join!(making, tokio::time::timeout(DEADLINE, reading));
+    let told = told.expect("all are told in time");
+    assert!(
+        told.windows(2).all(|two| two[0] < two[1]),
+        "each once and in order: {told:?}"
+    );
+}
