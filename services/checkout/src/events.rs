@@ -66,6 +66,7 @@ pub(crate) async fn events(
         .head(PART)
         .await
         .map_err(|_| Problem::store_unavailable())?;
+    not_beyond("after", filter.after, head)?;
     let until = filter.until.map_or(head, |until| until.min(head));
     // The end is looked for once: what is stored while this is read belongs to the next page, and is told there.
     filter.until = Some(until);
@@ -235,6 +236,17 @@ pub(crate) fn position(name: &str, text: &str) -> Result<i64, Box<Problem>> {
         Ok(_) => Err(wrong(name, format!("there is one part: write {PART}-number"))),
         Err(error) => Err(wrong(name, error.to_string())),
     }
+}
+
+/// Where nothing has happened yet, nothing can have been seen: after a backup was put back, or with another installation's
+/// position, a reader would be deaf to what comes in between.
+pub(crate) fn not_beyond(name: &str, after: i64, head: i64) -> Result<(), Box<Problem>> {
+    if after <= head {
+        return Ok(());
+    }
+    let detail =
+        format!("is beyond the end of the log, {PART}-{head}: read again from a position that was reached");
+    Err(wrong(name, detail))
 }
 
 pub(crate) fn unreadable(error: &TranslateError) -> Box<Problem> {

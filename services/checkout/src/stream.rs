@@ -19,7 +19,7 @@ use tokio::sync::{broadcast::error::RecvError, mpsc};
 use crate::{
     PART,
     app::{App, Slot},
-    events::{Log, Never, filter, position},
+    events::{Log, Never, filter, not_beyond, position},
     handlers::accepts,
     keys::{ApiKey, Scope},
     query,
@@ -49,14 +49,18 @@ pub(crate) async fn stream(
     let last_seen = headers
         .get("last-event-id")
         .map(|value| value.to_str().unwrap_or_default());
-    let after = match last_seen.filter(|text| !text.is_empty()) {
-        Some(text) => Some(position("Last-Event-ID", text)?),
-        None => given
-            .iter()
-            .any(|(name, _)| name == "after")
-            .then_some(filter.after),
+    let (named, after) = match last_seen.filter(|text| !text.is_empty()) {
+        Some(text) => ("Last-Event-ID", Some(position("Last-Event-ID", text)?)),
+        None => {
+            let given = given.iter().any(|(name, _)| name == "after");
+            ("after", given.then_some(filter.after))
+        }
     };
     app.queries.count(&key.shop)?;
+    if let Some(after) = after {
+        let head = app.store.head(PART).await;
+        not_beyond(named, after, head.map_err(|_| Problem::store_unavailable())?)?;
+    }
     if let Some(order) = &filter.order {
         app.owns(&key.shop, order).await?;
     }

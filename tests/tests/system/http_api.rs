@@ -636,6 +636,15 @@ async fn a_live_stream_that_is_taken_up_again_has_no_gap_and_no_repeat() {
         assert_eq!(id, &format!("0-{sequence}"));
         assert_eq!(data["type"], format!("kassa.{event}.v1"));
     }
+    // Nobody has seen what has not happened: he would hear nothing until the log is as long as he says.
+    for path in ["/v1/events?after=0-99999", "/v1/events/stream?after=0-99999"] {
+        let answer = api.get(path).await;
+        answer.refused(400, "validation");
+        assert_eq!(answer.body["errors"][0]["pointer"], "after", "{answer:?}");
+    }
+    let beyond = api.request(Method::GET, "/v1/events/stream");
+    let beyond = Answer::of(beyond.header("Last-Event-ID", "0-99999")).await;
+    assert_eq!(beyond.body["errors"][0]["pointer"], "Last-Event-ID", "{beyond:?}");
     // One order's story is told from its beginning and ends; for who has heard it, too.
     let path = format!("/v1/events/stream?order={order_id}&type=order.*");
     let mut story = Frames::open(api.request(Method::GET, &path)).await;
@@ -921,7 +930,10 @@ async fn pages_read_while_orders_are_made_hold_each_event_once() {
             for event in page.body.as_array().expect("a list") {
                 let text = event["sequence"].as_str().expect("a sequence");
                 let sequence: i64 = text.parse().expect("a number");
-                assert!(sequence <= reached, "{sequence} is on a page that ends at {reached}");
+                assert!(
+                    sequence <= reached,
+                    "{sequence} is on a page that ends at {reached}"
+                );
                 told.push(sequence);
             }
         }
