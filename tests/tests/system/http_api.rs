@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use kassa::Role;
-use kassa_checkout::keys::Scope;
+use kassa_checkout::keys::{NewKey, Scope};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use tokio::{
@@ -338,6 +338,8 @@ async fn a_key_opens_what_its_scopes_say_until_it_expires_or_is_revoked() {
     // Two keys are valid side by side; one is revoked, and the other goes on.
     let old = Api::new(&stage).await;
     assert_eq!(old.get(&order).await.status, 200);
+    let mut open = Frames::open(old.request(Method::GET, "/v1/events/stream")).await;
+    open.joined().await;
     let id = old.key.split('_').nth(2).expect("it has an id").to_owned();
     stage.revoke(&id).await;
     stage
@@ -346,6 +348,10 @@ async fn a_key_opens_what_its_scopes_say_until_it_expires_or_is_revoked() {
         })
         .await;
     assert_eq!(api.get(&order).await.status, 200);
+    assert!(
+        open.next().await.is_none(),
+        "a stream that was open with it ends, and does not wait for an event to do so"
+    );
     let ended = stage.store.clock().now() - jiff::SignedDuration::from_secs(1);
     let expired = Api {
         stage: &stage,
@@ -353,6 +359,20 @@ async fn a_key_opens_what_its_scopes_say_until_it_expires_or_is_revoked() {
         key: stage.api_key_until(SHOP, &Scope::ALL, Some(ended)).await,
     };
     expired.get(&order).await.refused(401, "unauthenticated");
+    // A whole key, made while the shop was in another mode.
+    let other_mode = NewKey {
+        shop: SHOP.to_owned(),
+        mode: "live",
+        name: "test".to_owned(),
+        scopes: Scope::ALL.to_vec(),
+        expires_at: None,
+    };
+    let other_mode = Api {
+        stage: &stage,
+        http: api.http.clone(),
+        key: stage.api_key_made(other_mode).await,
+    };
+    other_mode.get(&order).await.refused(401, "unauthenticated");
     // What is stored opens nothing.
     let secret = api.key.split('_').nth(3).expect("it has a secret");
     let stored = format!("SELECT count(*) FROM api_keys AS k WHERE k::text LIKE '%{secret}%'");
@@ -617,6 +637,15 @@ async fn a_live_stream_that_is_taken_up_again_has_no_gap_and_no_repeat() {
         assert_eq!(id, &format!("0-{sequence}"));
         assert_eq!(data["type"], format!("kassa.{event}.v1"));
     }
+    // Nobody has seen what has not happened: he would hear nothing until the log is as long as he says.
+    for path in ["/v1/events?after=0-99999", "/v1/events/stream?after=0-99999"] {
+        let answer = api.get(path).await;
+        answer.refused(400, "validation");
+        assert_eq!(answer.body["errors"][0]["pointer"], "after", "{answer:?}");
+    }
+    let beyond = api.request(Method::GET, "/v1/events/stream");
+    let beyond = Answer::of(beyond.header("Last-Event-ID", "0-99999")).await;
+    assert_eq!(beyond.body["errors"][0]["pointer"], "Last-Event-ID", "{beyond:?}");
     // One order's story is told from its beginning and ends; for who has heard it, too.
     let path = format!("/v1/events/stream?order={order_id}&type=order.*");
     let mut story = Frames::open(api.request(Method::GET, &path)).await;
@@ -843,4 +872,78 @@ async fn b_15_a_shop_that_runs_wild_is_told_to_wait_and_another_notices_nothing(
         .filter(|answer| answer["code"] == "rate_limited")
         .count();
     assert!(limited >= 20, "{limited} of 60 were told to wait");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_reads_the_log_in_crowds_is_told_to_wait_and_commands_are_not_kept_waiting() {
+    let stage = Stage::tuned(Plan::ordinary(), |config| config.rate.queries_per_second = 10_000).await;
+    let api = Api::new(&stage).await;
+    let order_id = api.create(&reference(), "ideal/success").await;
+    let read = || {
+        let request = api.request(Method::GET, "/v1/events");
+        Answer::of(request.header("Accept", "application/x-ndjson"))
+    };
+    let crowd = futures::future::join_all((0..150).map(|_| read()));
+    let another = reference();
+    let (answers, made) = tokio::join!(crowd, api.create(&another, "ideal/success"));
+    assert_ne!(made, order_id);
+    let refused: Vec<_> = answers.iter().filter(|answer| answer.status == 429).collect();
+    assert!(!refused.is_empty(), "150 readers at once, with one key");
+    for answer in &refused {
+        answer.refused(429, "rate_limited");
+        let detail = answer.text("detail");
+        assert!(detail.starts_with("readers of past events"), "{answer:?}");
+    }
+    let whole = answers.iter().filter(|answer| answer.status == 200);
+    assert!(whole.clone().count() >= 4, "some have their turn");
+    for answer in whole {
+        assert!(answer.body.to_string().contains(&order_id), "{answer:?}");
+    }
+    // Places are left when the answer has been read.
+    stage
+        .until("there is a place again", async |_| read().await.status == 200)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_read_while_orders_are_made_hold_each_event_once() {
+    const ORDERS: usize = 60;
+    let stage = Stage::tuned(Plan::ordinary(), |config| {
+        config.rate.queries_per_second = 10_000;
+        config.rate.commands_per_second = 10_000;
+    })
+    .await;
+    let api = Api::new(&stage).await;
+    let making = async {
+        for _ in 0..ORDERS {
+            api.create(&reference(), "ideal/success").await;
+        }
+    };
+    let reading = async {
+        let (mut told, mut after) = (Vec::new(), "0-0".to_owned());
+        while told.len() < ORDERS {
+            let page = api
+                .get(&format!("/v1/events?type=order.created&after={after}"))
+                .await;
+            after = page.header("kassa-position");
+            let reached = after.strip_prefix("0-").and_then(|number| number.parse().ok());
+            let reached: i64 = reached.expect("a position");
+            for event in page.body.as_array().expect("a list") {
+                let text = event["sequence"].as_str().expect("a sequence");
+                let sequence: i64 = text.parse().expect("a number");
+                assert!(
+                    sequence <= reached,
+                    "{sequence} is on a page that ends at {reached}"
+                );
+                told.push(sequence);
+            }
+        }
+        told
+    };
+    let ((), told) = tokio::join!(making, tokio::time::timeout(DEADLINE, reading));
+    let told = told.expect("all are told in time");
+    assert!(
+        told.windows(2).all(|two| two[0] < two[1]),
+        "each once and in order: {told:?}"
+    );
 }
