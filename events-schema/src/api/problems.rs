@@ -232,7 +232,7 @@ pub const PROBLEMS: &[ProblemType] = &[
         code: "headers_too_large",
         status: 431,
         title: "the headers are too large",
-        when: "Over HTTP, the headers together are larger than 64 KiB.",
+        when: "The headers together are larger than 64 KiB or, over HTTP, more than a hundred.",
         hint: "send fewer or shorter headers",
         retry: false,
     },

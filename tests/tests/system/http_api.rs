@@ -127,6 +127,15 @@ impl Answer {
             .to_owned()
     }
 
+    /// All headers but some, as text.
+    pub(crate) fn headers_without(&self, names: &[&str]) -> Vec<String> {
+        self.headers
+            .iter()
+            .filter(|(name, _)| !names.contains(&name.as_str()))
+            .map(|(name, value)| format!("{name}: {value:?}"))
+            .collect()
+    }
+
     pub(crate) fn text(&self, field: &str) -> String {
         self.body[field].as_str().unwrap_or_default().to_owned()
     }
@@ -219,7 +228,7 @@ async fn a_wait_ends_with_what_there_is_and_a_position_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_repeat_is_answered_as_the_first_was_also_after_the_service_was_killed() {
+async fn b_10_a_repeat_is_answered_as_the_first_was_also_after_the_service_was_killed() {
     let mut stage = Stage::planned(Plan::with_process("checkout", Role::Checkout)).await;
     let (body, other) = (
         order_body("K-1", "ideal/success"),
@@ -265,7 +274,7 @@ async fn a_repeat_is_answered_as_the_first_was_also_after_the_service_was_killed
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_a_command_is_under_way_its_key_is_taken() {
+async fn b_10_while_a_command_is_under_way_its_key_is_taken() {
     let stage = Stage::new().await;
     let api = Api::new(&stage).await;
     let body = order_body(&reference(), "ideal/success");
@@ -763,6 +772,16 @@ async fn b_11_what_can_be_read_in_two_ways_is_refused_and_the_connection_is_clos
             "POST /v1/orders HTTP/1.1\r\nHost: a\r\nContent-Length: 1048577\r\n\r\n",
             413,
         ),
+        // B-02: not a byte of it is waited for.
+        (
+            "POST /v1/orders HTTP/1.1\r\nHost: a\r\nContent-Length: 104857600\r\n\r\n",
+            413,
+        ),
+        // A length beside chunks is dropped by the parser, so chunks are not taken at all: our clients know their length.
+        (
+            "POST /v1/orders HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            400,
+        ),
     ] {
         let answer = raw(&stage, request.as_bytes()).await;
         let shown = &request[..request.len().min(120)];
@@ -785,6 +804,17 @@ async fn b_11_what_can_be_read_in_two_ways_is_refused_and_the_connection_is_clos
         1,
         "the second request was not read: {answer}"
     );
+    // Without a length there is no body, and a command needs one.
+    let key = stage.api_key(SHOP, &Scope::ALL).await;
+    let none = format!(
+        "POST /v1/orders HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {key}\r\nIdempotency-Key: k\r\n\
+         Content-Type: application/json\r\nConnection: close\r\n\r\n"
+    );
+    let answer = raw(&stage, none.as_bytes()).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 400 ") && answer.contains("\"malformed\""),
+        "{answer}"
+    );
     // What the parser itself refuses, it answers without a document.
     let two = "POST /v1/orders HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}";
     let answer = raw(&stage, two.as_bytes()).await;
@@ -797,7 +827,7 @@ async fn b_11_what_can_be_read_in_two_ways_is_refused_and_the_connection_is_clos
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_way_to_be_wrong_has_one_form() {
+async fn b_02_b_11_every_way_to_be_wrong_has_one_form() {
     let stage = Stage::new().await;
     let api = Api::new(&stage).await;
     api.get("/v1/nothing").await.refused(404, "not_found");
