@@ -302,13 +302,6 @@ fn refuse<B>(request: &Request<B>, limits: &Limits) -> Option<Problem> {
     if !origin_form {
         return Some(malformed("the request line must hold a path, and no address"));
     }
-    if matches!(*request.method(), Method::TRACE | Method::CONNECT) {
-        return Some(Problem::of(
-            "method_not_allowed",
-            "TRACE and CONNECT are taken nowhere here",
-            "use one of the methods that the documentation names",
-        ));
-    }
     for name in ["x-http-method-override", "x-http-method", "x-method-override"] {
         if headers.contains_key(name) {
             return Some(malformed(

@@ -758,7 +758,7 @@ async fn b_11_what_can_be_read_in_two_ways_is_refused_and_the_connection_is_clos
         ("GET /v1/orders HTTP/1.1\r\n\r\n", 400),
         ("GET /v1/orders HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
         (address, 400),
-        ("TRACE /v1/orders HTTP/1.1\r\nHost: a\r\n\r\n", 405),
+        ("CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         (
             "POST /v1/orders HTTP/1.1\r\nHost: a\r\nX-HTTP-Method-Override: DELETE\r\nContent-Length: 0\r\n\r\n",
             400,
@@ -831,9 +831,32 @@ async fn b_02_b_11_every_way_to_be_wrong_has_one_form() {
     let stage = Stage::new().await;
     let api = Api::new(&stage).await;
     api.get("/v1/nothing").await.refused(404, "not_found");
-    let wrong_method = Answer::of(api.request(Method::DELETE, "/v1/orders")).await;
-    wrong_method.refused(405, "method_not_allowed");
-    assert!(wrong_method.header("allow").contains("POST"), "{wrong_method:?}");
+    // Whatever an address does not take, it says what it takes.
+    for (path, allowed) in [
+        ("/v1/orders", "GET,HEAD,POST"),
+        ("/v1/orders/ord_1", "GET,HEAD"),
+        ("/v1/orders/ord_1/payments", "POST"),
+        ("/v1/orders/ord_1/cancel", "POST"),
+        ("/v1/orders/ord_1/events", "GET,HEAD"),
+        ("/v1/orders/ord_1/why", "GET,HEAD"),
+        ("/v1/methods", "GET,HEAD"),
+        ("/v1/events", "GET,HEAD"),
+        ("/v1/events/stream", "GET,HEAD"),
+        ("/openapi.json", "GET,HEAD"),
+        ("/docs/api", "GET,HEAD"),
+        ("/problems/validation", "GET,HEAD"),
+        ("/schemas/order/created.v1.json", "GET,HEAD"),
+    ] {
+        for method in [Method::TRACE, Method::DELETE, Method::PATCH] {
+            let shown = format!("{method} {path}");
+            let wrong_method = Answer::of(api.request(method, path)).await;
+            wrong_method.refused(405, "method_not_allowed");
+            let header = wrong_method.header("allow");
+            let mut told: Vec<_> = header.split(',').map(str::trim).collect();
+            told.sort_unstable();
+            assert_eq!(told.join(","), allowed, "{shown}: {wrong_method:?}");
+        }
+    }
     let post = |kind: &str, body: &str| {
         api.request(Method::POST, "/v1/orders")
             .header("Idempotency-Key", "k")
