@@ -71,10 +71,8 @@ fn too_much_head(headers: Option<&HeaderMap>) -> Option<Box<Problem>> {
         })
         .sum();
     (size > HEAD_MAX).then(|| {
-        Box::new(Problem::new(
-            431,
+        Box::new(Problem::of(
             "headers_too_large",
-            "the headers are too large",
             format!("the headers together have {size} bytes, at most {HEAD_MAX} are taken"),
             "send fewer or shorter headers",
         ))

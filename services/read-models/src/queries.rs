@@ -326,14 +326,23 @@ impl Queries {
     /// Waits until the projection has everything that was stored before this question; `false` if that takes too long.
     /// Who names a position gets what was there then or later, or is told to ask again: that is what he asked for.
     async fn caught_up(&self, asked_for: Option<i64>) -> Result<bool, Box<Problem>> {
-        let head = match asked_for {
-            Some(position) => position,
-            None => self
-                .store
-                .head(self.part)
-                .await
-                .map_err(|_| Problem::store_unavailable())?,
-        };
+        let end = self
+            .store
+            .head(self.part)
+            .await
+            .map_err(|_| Problem::store_unavailable())?;
+        // Waiting for what nobody has written would end in a 503, for a mistake of the caller's.
+        if asked_for.is_some_and(|asked| asked > end) {
+            return Err(Box::new(Problem::validation(vec![FieldError::new(
+                "/min_position",
+                "invalid",
+                format!(
+                    "is beyond the end of the log, {}-{end}: give a position that an answer gave",
+                    self.part
+                ),
+            )])));
+        }
+        let head = asked_for.unwrap_or(end);
         let mut progress = self.progress.clone();
         let reached = tokio::time::timeout(CATCH_UP, progress.wait_for(|position| *position >= head)).await;
         match reached {
