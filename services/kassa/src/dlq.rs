@@ -16,7 +16,10 @@ use async_nats::{
     },
 };
 use clap::{Args, Subcommand};
-use kassa_events_schema::dead_letter::{self, DeadLetter, Redeliver, Redelivered};
+use kassa_events_schema::{
+    dead_letter::{self, DeadLetter, Redeliver, Redelivered},
+    subject,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -311,10 +314,12 @@ fn target(headers: &HeaderMap) -> Result<Target, String> {
     let subject = header(dead_letter::ORIGIN_SUBJECT).ok_or("it does not say under which subject it came")?;
     let tokens: Vec<&str> = subject.split('.').collect();
     match (stream.as_str(), tokens.as_slice()) {
-        ("KASSA_INBOX", ["kassa", "inbox", shop, verb]) if token(shop).is_ok() && token(verb).is_ok() => {
+        (subject::INBOX_STREAM, ["kassa", "inbox", shop, verb])
+            if token(shop).is_ok() && token(verb).is_ok() =>
+        {
             Ok(Target::Inbox(subject.clone()))
         }
-        (events, ["kassa", "evt", ..]) if events.starts_with("KASSA_EVENTS") && token(events).is_ok() => {
+        (events, ["kassa", "evt", ..]) if events.starts_with(subject::STREAM) && token(events).is_ok() => {
             let consumer = header(dead_letter::CONSUMER).filter(|name| token(name).is_ok());
             let consumer = consumer.ok_or("it does not say which consumer gave up")?;
             let sequence = header(dead_letter::ORIGIN_SEQUENCE).and_then(|number| number.parse().ok());
