@@ -21,7 +21,7 @@ use futures::StreamExt as _;
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use kassa_chassis::config::Config;
 use kassa_domain::ids::{OrderId, Shop};
-use kassa_event_store::{Store, StoreConfig, StoreError};
+use kassa_event_store::Store;
 use kassa_relay::{Bound, EventFilter, FilteredLog, TypePattern};
 use reqwest::{Method, StatusCode, redirect::Policy};
 use serde_json::{Value, json};
@@ -33,6 +33,7 @@ use crate::{
     nats_login::{Bus, NatsArgs},
     orders::duration,
     output::{self, Format, Output},
+    replay,
 };
 
 /// Reads of the log where no hint came: hints may be lost.
@@ -168,12 +169,7 @@ async fn by_log(
     let live: BTreeSet<String> = Config::unchecked(file)
         .map(|config| kassa_relay::shops_in_live_mode(&config))
         .unwrap_or_default();
-    let store = Store::connect(StoreConfig { url, pool_size: POOL })
-        .await
-        .map_err(|error| match error {
-            StoreError::Unreachable(_) => Ended::new(Ended::UNREACHABLE, error.to_string()),
-            other => Ended::new(Ended::CONFIGURATION, other.to_string()),
-        })?;
+    let store = replay::open(url, POOL).await?;
     let mut filter = EventFilter {
         types: args.types.clone(),
         shop: args.shop.clone(),
@@ -183,7 +179,7 @@ async fn by_log(
     match from {
         Some(Since::At(bound)) => filter.set_from(bound),
         Some(Since::Ago(ago)) => filter.from = Some(store.clock().now() - ago),
-        None => filter.after = store.head(filter.part).await?,
+        None => filter.after = replay::in_time(store.head(filter.part)).await??,
     }
     sink.begin(&format!("log   after {}-{}", filter.part, filter.after));
     let mut hints = store.hints();

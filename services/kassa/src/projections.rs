@@ -74,7 +74,7 @@ pub(crate) async fn run(verb: ProjectionsVerb, file: Option<&Path>) -> anyhow::R
 
 async fn list(format: Format, database: &DatabaseArgs, file: Option<&Path>) -> anyhow::Result<ExitCode> {
     let (store, _) = replay::store(database.database_url.as_deref(), file).await?;
-    let lags = kassa_read_models::lag(&store).await?;
+    let lags = replay::in_time(kassa_read_models::lag(&store)).await??;
     if format == Format::Table {
         println!(
             "{:<12} {:>10} {:>14} {:>14} {:>10} {:>9}  rebuild",

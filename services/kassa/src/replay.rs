@@ -14,7 +14,7 @@ use kassa_event_store::{Store, StoreConfig, StoreError};
 use kassa_relay::{Bound, EventFilter, FilteredLog, TypePattern};
 use secrecy::ExposeSecret as _;
 
-use crate::{cli, exit::Ended};
+use crate::{cli, exit::Ended, roles::DATABASE_MAX};
 
 /// Prints events from the log as NDJSON, one CloudEvent a line, in order; publishes nothing.
 #[derive(Debug, Args)]
@@ -107,13 +107,27 @@ pub(crate) async fn store(
         }
     };
     let pool_size = Database::default().max_connections;
-    let store = Store::connect(StoreConfig { url, pool_size })
-        .await
-        .map_err(|error| match error {
-            StoreError::Unreachable(_) => Ended::new(Ended::UNREACHABLE, error.to_string()),
-            other => Ended::new(Ended::CONFIGURATION, other.to_string()),
-        })?;
-    Ok((store, live))
+    Ok((open(url, pool_size).await?, live))
+}
+
+/// The store for a command; one that says nothing is as good as away.
+pub(crate) async fn open(url: String, pool_size: usize) -> anyhow::Result<Store> {
+    let opening = Store::connect(StoreConfig { url, pool_size });
+    let opened = in_time(opening).await?.map_err(|error| match error {
+        StoreError::Unreachable(_) => Ended::new(Ended::UNREACHABLE, error.to_string()),
+        other => Ended::new(Ended::CONFIGURATION, other.to_string()),
+    })?;
+    Ok(opened)
+}
+
+/// What a database answers, if it answers in time; for questions that it needs no time for.
+pub(crate) async fn in_time<T>(asked: impl Future<Output = T>) -> anyhow::Result<T> {
+    tokio::time::timeout(DATABASE_MAX, asked).await.map_err(|_| {
+        let text = format!("the database does not answer within {} s", DATABASE_MAX.as_secs());
+        Ended::new(Ended::UNREACHABLE, text)
+            .hint("look at its log, its disk and its locks (pg_stat_activity)")
+            .into()
+    })
 }
 
 async fn print(mut log: FilteredLog, mut left: u64) -> anyhow::Result<ExitCode> {

@@ -19,7 +19,7 @@ use crate::{admin::Admin, exit::Ended, otlp::Traces};
 const SHUTDOWN_MAX: Duration = Duration::from_secs(25);
 
 /// For a database to let us in; one that is frozen would never say no.
-const DATABASE_MAX: Duration = Duration::from_secs(8);
+pub(crate) const DATABASE_MAX: Duration = Duration::from_secs(8);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Role {
