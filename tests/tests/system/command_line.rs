@@ -416,6 +416,27 @@ async fn completions_and_manual_pages_know_every_subcommand() {
     assert!(page.contains("Examples:"));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_says_nothing_is_told_of_and_not_waited_for() {
+    // Where the runs take place, which takes its time to be made.
+    world();
+    // It takes connections, and that is all, as one that is frozen does.
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("postgresql://{}/x", silent.local_addr().expect("bound"));
+    for args in [
+        vec!["projections", "ls"],
+        vec!["replay", "--from", "0-0"],
+        vec!["listen", "--limit", "1"],
+    ] {
+        let environment = [("DATABASE_URL", url.as_str())];
+        let said = tokio::time::timeout(DEADLINE, run(&args, &environment))
+            .await
+            .unwrap_or_else(|_| panic!("{args:?} waits for ever"));
+        assert_eq!(said.code, Some(69), "{args:?}\n{}", said.err);
+        assert!(said.err.contains("does not answer within"), "{}", said.err);
+    }
+}
+
 /// One order to its end.
 async fn play(stage: &Stage) {
     let (reference, order_id) = stage.create("ideal/success").await;
