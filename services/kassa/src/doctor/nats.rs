@@ -27,6 +27,9 @@ const REFUSAL_MAX: Duration = Duration::from_millis(200);
 /// A subject of the events that no event has.
 const PROBE: &str = "kassa.evt.0.doctor.order.ord_0.probe";
 
+/// What to hold the permissions against.
+const COMPARE: &str = "kassa nats accounts prints what it should be; compare the permissions only, its passwords are new each time";
+
 /// Something that a login must be able to do, or must not.
 enum Probe {
     /// Published with a condition that no stream fulfils: nothing of it is stored.
@@ -191,7 +194,7 @@ async fn rights(name: &str, bus: &Bus, config: &Config, findings: &mut Findings)
             "permissions",
             format!("login {name} {may} {verb} {subject}"),
             why,
-            format!("{change} {verb} {subject} in the server's configuration: kassa nats setup prints what it should be"),
+            format!("{change} {verb} {subject} in the server's configuration: {COMPARE}"),
         );
     }
     if good {
@@ -241,7 +244,7 @@ async fn ask(bus: &Bus, subject: &str, findings: &mut Findings) -> Option<Value>
                 "permissions",
                 format!("login relay: {refused}"),
                 "the relay cannot look at its stream",
-                format!("allow it to publish {subject}: kassa nats setup prints what it should be"),
+                format!("allow it to publish {subject}: {COMPARE}"),
             );
             return None;
         }
