@@ -17,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 const WRITE: &str = "postgres_write";
 const PUBLISH: &str = "nats_publish";
+const HEAR_COMMANDS: &str = "nats_hear_commands";
+const HEAR_QUERIES: &str = "nats_hear_queries";
 
 /// Stream information over all subjects is work for the server; dead letters are looked at by people.
 const DEAD_LETTERS_EVERY: Duration = Duration::from_secs(10);
@@ -100,6 +102,11 @@ impl Admin {
         if wanted(WRITE) {
             checks.push(durable_write(store.clone()));
         }
+        for (name, connection) in [(HEAR_COMMANDS, "engine"), (HEAR_QUERIES, "read-models")] {
+            if wanted(name) {
+                checks.push(heard(name, connection));
+            }
+        }
         let mut bus = None;
         if wanted(PUBLISH) {
             // The relay alone may have no other login.
@@ -155,7 +162,9 @@ fn needs(role: &'static str) -> RoleNeeds {
         "checkout" => (true, &[WRITE], &[PUBLISH]),
         "cm-notifications" => (true, &[WRITE], &[]),
         "cm-gateway" => (false, &[WRITE], &[PUBLISH]),
-        "engine" | "read-models" | "relay" => (false, &[WRITE, PUBLISH], &[]),
+        "engine" => (false, &[WRITE, PUBLISH, HEAR_COMMANDS], &[]),
+        "read-models" => (false, &[WRITE, PUBLISH, HEAR_QUERIES], &[]),
+        "relay" => (false, &[WRITE, PUBLISH], &[]),
         // The simulator has a memory of its own.
         _ => (false, &[], &[]),
     };
@@ -189,6 +198,18 @@ fn durable_write(store: Store) -> Check {
                     None => error.to_string(),
                 })?;
             Ok(())
+        }
+    })
+}
+
+/// Nothing that the role's connection asked to hear was refused; `connection` is the name that the role gives it.
+fn heard(name: &'static str, connection: &'static str) -> Check {
+    check(name, move || async move {
+        match bus::unheard(connection) {
+            None => Ok(()),
+            Some(refused) => Err(format!(
+                "{refused}; compare the login's permissions with those of kassa nats accounts"
+            )),
         }
     })
 }
