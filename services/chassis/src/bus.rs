@@ -13,8 +13,10 @@ use std::{
 use async_nats::{
     HeaderMap,
     jetstream::{
-        AckKind, Context, Message,
+        AckKind, Context, ErrorCode, Message,
         consumer::{self, AckPolicy, Consumer, DeliverPolicy, pull},
+        context::{GetStreamError, GetStreamErrorKind},
+        stream::Stream,
     },
 };
 use futures::StreamExt as _;
@@ -276,6 +278,9 @@ pub enum Disposition {
     Park(String),
 }
 
+/// For a relay that was started together with a reader.
+const STREAM_MADE_WITHIN: Duration = Duration::from_secs(5);
+const STREAM_LOOK: Duration = Duration::from_millis(200);
 /// First and last pause after [`Disposition::Failed`].
 const AGAIN_MIN: Duration = Duration::from_secs(1);
 const AGAIN_MAX: Duration = Duration::from_secs(60);
@@ -379,9 +384,30 @@ fn differing(work: &Work, found: &consumer::Config) -> Result<Vec<&'static str>,
         .collect())
 }
 
+/// The stream, which the relay makes: where all are started at once it is there a moment later, and nothing is wrong.
+async fn stream(jetstream: &Context, work: &Work) -> anyhow::Result<Stream> {
+    let began = tokio::time::Instant::now();
+    loop {
+        match jetstream.get_stream(&work.stream).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) if !is_missing(&error) => return Err(error.into()),
+            Err(_) if began.elapsed() < STREAM_MADE_WITHIN => {}
+            Err(error) => {
+                let text = format!("waiting for the relay to make {}", work.stream);
+                return Err(anyhow::Error::from(error).context(text));
+            }
+        }
+        tokio::time::sleep(STREAM_LOOK).await;
+    }
+}
+
+fn is_missing(error: &GetStreamError) -> bool {
+    matches!(error.kind(), GetStreamErrorKind::JetStream(refused) if refused.error_code() == ErrorCode::STREAM_NOT_FOUND)
+}
+
 /// The durable's messages; it is made where it is missing, and set right where it differs in what can be changed.
 async fn pull(jetstream: &Context, work: &Work) -> anyhow::Result<pull::Stream> {
-    let stream = jetstream.get_stream(&work.stream).await?;
+    let stream = stream(jetstream, work).await?;
     let wanted = work.consumer();
     let mut consumer: Consumer<pull::Config> = stream
         .get_or_create_consumer(&work.durable, wanted.clone())
