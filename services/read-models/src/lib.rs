@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{checkout::Checkout, projector::Projection as _, shipping::Shipping};
 
 pub use lag::{Build, Lag, lag};
-pub use queries::Queries;
+pub use queries::{ASK_AGAIN, Queries};
 pub use rebuild::{Progress, RebuildError, Swapped};
 
 /// One part on one machine.

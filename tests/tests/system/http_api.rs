@@ -811,6 +811,17 @@ async fn every_way_to_be_wrong_has_one_form() {
         );
     }
     api.get("/problems/none").await.refused(404, "not_found");
+    // A question has no key to be sent again with, and a misspelt name is answered with all that are known.
+    let misspelt = api.get("/v1/orders?reference=A-1").await;
+    misspelt.refused(400, "validation");
+    assert!(
+        misspelt.text("detail").contains("order_reference"),
+        "{misspelt:?}"
+    );
+    for wrong in [misspelt, api.get("/v1/orders?status=lost").await] {
+        wrong.refused(400, "validation");
+        assert!(!wrong.text("hint").contains("Idempotency-Key"), "{wrong:?}");
+    }
     api.get("/schemas/../Cargo.toml").await.refused(404, "not_found");
 }
 
