@@ -192,6 +192,25 @@ async fn every_ending_has_its_exit_code_and_says_why() {
         );
     }
 
+    // What the environment says does not stand against a flag, and nothing at all is nothing.
+    for (http, args) in [
+        (
+            "http://127.0.0.1:1",
+            vec!["orders", "show", &paid, "--nats-url", &nats],
+        ),
+        ("", vec!["orders", "show", &paid]),
+    ] {
+        let said = run(&args, &[url, ("KASSA_SHOP", SHOP), ("KASSA_URL", http)]).await;
+        assert_eq!(said.code, Some(0), "{args:?}\n{}", said.err);
+    }
+    let anonymous = ("NATS_URL", stage.config.nats.url.as_str());
+    let said = run(&["orders", "show", &paid], &[anonymous, ("KASSA_SHOP", SHOP)]).await;
+    assert_eq!(said.code, Some(77), "{}", said.err);
+    assert!(said.err.contains("no login was given"), "{}", said.err);
+    let said = run(&["sim", "pay", &paid_id], &[]).await;
+    assert_eq!(said.code, Some(2), "{}", said.err);
+    assert!(said.err.contains("the shop's reference"), "{}", said.err);
+
     let said = run(
         &["orders", "show", "T-never", "--format", "json"],
         &[url, ("KASSA_SHOP", SHOP)],
@@ -278,6 +297,33 @@ async fn orders_and_events_go_by_http_as_they_go_by_nats() {
         assert_eq!(said.code, Some(code), "{args:?}\n{}", said.err);
         assert!(said.err.contains("docs: http://"), "{args:?}\n{}", said.err);
     }
+    // The key decides whose orders are meant; who names another shop is told so, and nothing is done.
+    for args in [
+        vec!["orders", "show", "H-1", "--shop", "other-shop"],
+        vec!["orders", "cancel", "H-1", "--shop", "other-shop"],
+        vec!["listen", "--since", "0-0", "--limit", "1", "--shop", "other-shop"],
+    ] {
+        let said = run(&args, &environment).await;
+        assert_eq!(said.code, Some(77), "{args:?}\n{}", said.err);
+        assert!(said.err.contains("another shop than other-shop"), "{}", said.err);
+    }
+    let same = run(&["orders", "show", "H-1", "--shop", SHOP], &environment).await;
+    assert_eq!(same.code, Some(0), "{}", same.err);
+    // The order is there although its payment is not: it is named.
+    let mut refused = create;
+    refused[3] = "H-3";
+    refused[13] = "no-such-method";
+    let said = run(&refused, &environment).await;
+    assert_eq!(said.code, Some(1), "{}", said.err);
+    assert!(said.err.contains("the order was made: ord_"), "{}", said.err);
+    // The simulator listens there, and is not asked for orders.
+    let elsewhere = [
+        ("KASSA_URL", stage.sim_url.as_str()),
+        ("KASSA_API_KEY", key.as_str()),
+    ];
+    let said = run(&["orders", "show", "H-1"], &elsewhere).await;
+    assert_eq!(said.code, Some(69), "{}", said.err);
+    assert!(said.err.contains("this is not kassa's API"), "{}", said.err);
     let guess = [
         ("KASSA_URL", stage.api_url.as_str()),
         ("KASSA_API_KEY", "kassa_live_guess"),
