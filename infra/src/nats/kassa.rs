@@ -358,6 +358,13 @@ fn relay() -> Rights {
             format!("$JS.API.DIRECT.GET.{stream}.>"),
         ]);
     }
+    // With which kassa doctor sees durables that went with an older stream.
+    for stream in EVENT_STREAMS
+        .into_iter()
+        .chain([INBOX_STREAM, REJECTED_STREAM, ANALYTICS_STREAM])
+    {
+        publish.push(format!("$JS.API.CONSUMER.INFO.{stream}.*"));
+    }
     Rights {
         publish,
         ..Rights::default()

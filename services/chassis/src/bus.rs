@@ -1,9 +1,10 @@
 //! How is a service on the bus? A connection that comes back by itself, and a work loop over a durable pull consumer.
 
 use std::{
+    collections::BTreeMap,
     future::Future,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -12,14 +13,16 @@ use std::{
 use async_nats::{
     HeaderMap,
     jetstream::{
-        AckKind, Context, Message,
+        AckKind, Context, ErrorCode, Message,
         consumer::{self, AckPolicy, Consumer, DeliverPolicy, pull},
+        context::{GetStreamError, GetStreamErrorKind},
+        stream::Stream,
     },
 };
 use futures::StreamExt as _;
 use kassa_events_schema::dead_letter::DeadLetter;
 use secrecy::ExposeSecret as _;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{config::Login, trace};
@@ -29,6 +32,39 @@ use crate::{config::Login, trace};
 /// # Errors
 /// When the address or the login is malformed, or the password file cannot be read.
 pub async fn connect(url: &str, login: &Login, name: &str) -> anyhow::Result<async_nats::Client> {
+    connect_and_tell(url, login, name, Told::new(name)).await
+}
+
+/// As [`connect`], for what has to hear until `shutdown`: a subject that the server does not permit is asked for again, so
+/// that a permission that was taken and given back needs no restart.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_to_hear(
+    url: &str,
+    login: &Login,
+    name: &str,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<async_nats::Client> {
+    let told = Told::new(name);
+    let client = connect_and_tell(url, login, name, told.clone()).await?;
+    let (hearing, shutdown) = (client.clone(), shutdown.clone());
+    tokio::spawn(async move {
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = told.hear_again(&hearing) => {}
+        }
+        told.forget();
+    });
+    Ok(client)
+}
+
+async fn connect_and_tell(
+    url: &str,
+    login: &Login,
+    name: &str,
+    told: Arc<Told>,
+) -> anyhow::Result<async_nats::Client> {
     let options = options(url, login)?
         .name(name)
         .retry_on_initial_connect()
@@ -38,21 +74,36 @@ pub async fn connect(url: &str, login: &Login, name: &str) -> anyhow::Result<asy
         .reconnect_delay_callback(|attempts| {
             Duration::from_millis((50 * u64::try_from(attempts).unwrap_or(20)).min(1_000))
         })
-        .event_callback({
-            let told = Arc::new(Told::default());
-            move |event| {
-                let told = told.clone();
-                async move { told.tell(&event) }
-            }
+        .event_callback(move |event| {
+            let told = told.clone();
+            async move { told.tell(&event) }
         });
     Ok(options.connect(without_login(url)?).await?)
 }
 
+/// Between two tries to hear what is not permitted: soon enough for whoever gives the permission back and looks, and no
+/// load where it stays away.
+const HEAR_AGAIN: Duration = Duration::from_secs(30);
+/// After a new connection the server says at once what it does not permit; if it has not by then, it permits it.
+const REFUSED_WITHIN: Duration = Duration::from_secs(3);
+
+/// By connection, what its login was not permitted to hear, and does not hear now.
+static UNHEARD: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
+
+/// What this process does not hear although it asked to, in the server's words; for readiness.
+pub fn unheard(connection: &str) -> Option<String> {
+    let unheard = UNHEARD.lock().unwrap_or_else(PoisonError::into_inner);
+    unheard.get(connection).cloned()
+}
+
 /// What was said of one connection: a trouble that goes on is told at its 1st, 2nd, 4th, 8th … time.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Told {
+    name: String,
     away: AtomicU32,
     not_permitted: AtomicU32,
+    /// How often the server refused a subscription.
+    unheard: watch::Sender<u64>,
 }
 
 /// What an event of the connection means for us.
@@ -85,6 +136,50 @@ fn meaning(event: &async_nats::Event) -> Meaning {
 }
 
 impl Told {
+    fn new(name: &str) -> Arc<Self> {
+        Arc::new(Self {
+            name: name.to_owned(),
+            away: AtomicU32::new(0),
+            not_permitted: AtomicU32::new(0),
+            unheard: watch::Sender::new(0),
+        })
+    }
+
+    fn forget(&self) {
+        let mut unheard = UNHEARD.lock().unwrap_or_else(PoisonError::into_inner);
+        unheard.remove(&self.name);
+    }
+
+    /// A server never takes up again by itself what it refused once: the client, when it connects anew, asks for all.
+    async fn hear_again(&self, client: &async_nats::Client) {
+        let mut refusals = self.unheard.subscribe();
+        while refusals.wait_for(|times| *times > 0).await.is_ok() {
+            tokio::time::sleep(HEAR_AGAIN).await;
+            let before = *self.unheard.borrow();
+            if client.force_reconnect().await.is_err() {
+                return;
+            }
+            tokio::time::sleep(REFUSED_WITHIN).await;
+            let connected = client.connection_state() == async_nats::connection::State::Connected;
+            let heard = connected
+                && self.unheard.send_if_modified(|times| {
+                    let same = *times == before;
+                    if same {
+                        *times = 0;
+                    }
+                    same
+                });
+            if heard {
+                self.not_permitted.store(0, Ordering::Relaxed);
+                self.forget();
+                tracing::info!(
+                    connection = self.name,
+                    "NATS permits again what it did not: everything is heard"
+                );
+            }
+        }
+    }
+
     fn tell(&self, event: &async_nats::Event) {
         let due = |counter: &AtomicU32| {
             let times = counter.fetch_add(1, Ordering::Relaxed).saturating_add(1);
@@ -97,12 +192,19 @@ impl Told {
             }
             Meaning::Ended => {}
             Meaning::NotPermitted => {
+                let text = event.to_string();
+                if text.to_ascii_lowercase().contains("for subscription") {
+                    let mut unheard = UNHEARD.lock().unwrap_or_else(PoisonError::into_inner);
+                    unheard.insert(self.name.clone(), text);
+                    drop(unheard);
+                    self.unheard.send_modify(|times| *times += 1);
+                }
                 if let Some(times) = due(&self.not_permitted) {
                     tracing::error!(
                         %event,
                         times,
-                        "NATS does not permit this login a subject: compare its permissions with what `kassa nats setup \
-                         --dry-run` prints; everything else goes on"
+                        "NATS does not permit this login a subject: compare its permissions with those that `kassa nats \
+                         accounts` prints, and only those: its passwords are new each time; everything else goes on"
                     );
                 }
             }
@@ -176,6 +278,9 @@ pub enum Disposition {
     Park(String),
 }
 
+/// For a relay that was started together with a reader.
+const STREAM_MADE_WITHIN: Duration = Duration::from_secs(5);
+const STREAM_LOOK: Duration = Duration::from_millis(200);
 /// First and last pause after [`Disposition::Failed`].
 const AGAIN_MIN: Duration = Duration::from_secs(1);
 const AGAIN_MAX: Duration = Duration::from_secs(60);
@@ -279,9 +384,30 @@ fn differing(work: &Work, found: &consumer::Config) -> Result<Vec<&'static str>,
         .collect())
 }
 
+/// The stream, which the relay makes: where all are started at once it is there a moment later, and nothing is wrong.
+async fn stream(jetstream: &Context, work: &Work) -> anyhow::Result<Stream> {
+    let began = tokio::time::Instant::now();
+    loop {
+        match jetstream.get_stream(&work.stream).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) if !is_missing(&error) => return Err(error.into()),
+            Err(_) if began.elapsed() < STREAM_MADE_WITHIN => {}
+            Err(error) => {
+                let text = format!("waiting for the relay to make {}", work.stream);
+                return Err(anyhow::Error::from(error).context(text));
+            }
+        }
+        tokio::time::sleep(STREAM_LOOK).await;
+    }
+}
+
+fn is_missing(error: &GetStreamError) -> bool {
+    matches!(error.kind(), GetStreamErrorKind::JetStream(refused) if refused.error_code() == ErrorCode::STREAM_NOT_FOUND)
+}
+
 /// The durable's messages; it is made where it is missing, and set right where it differs in what can be changed.
 async fn pull(jetstream: &Context, work: &Work) -> anyhow::Result<pull::Stream> {
-    let stream = jetstream.get_stream(&work.stream).await?;
+    let stream = stream(jetstream, work).await?;
     let wanted = work.consumer();
     let mut consumer: Consumer<pull::Config> = stream
         .get_or_create_consumer(&work.durable, wanted.clone())

@@ -380,6 +380,12 @@ pub fn outbox(pending: i64, oldest_age: Duration) {
         .set(oldest_age.as_secs_f64());
 }
 
+/// What cannot be known now has no value.
+pub fn forget_outbox() {
+    METRICS.outbox_pending.clear();
+    METRICS.outbox_age.clear();
+}
+
 pub fn projection_lag(projection: &str, events: i64, age: Duration) {
     let labels = OfProjection {
         projection: projection.to_owned(),

@@ -1,6 +1,6 @@
 //! How does a worker stay up? It runs until shutdown; after an error it runs again, after a pause that grows.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, pin::pin, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
@@ -9,31 +9,52 @@ const INTERRUPTED: i32 = 130;
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// Long enough to spare a server that is down, short enough that nobody waits once it is back.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// Work that has lasted so long after failures has overcome them.
+const WELL: Duration = Duration::from_secs(10);
 
 /// Runs `work` until it ends well or `shutdown` is called.
-pub async fn keep_running<F, E>(name: &str, shutdown: &CancellationToken, mut work: impl FnMut() -> F)
+pub async fn keep_running<F, E>(name: &str, shutdown: &CancellationToken, work: impl FnMut() -> F)
 where
+    F: Future<Output = Result<(), E>>,
+    E: Into<anyhow::Error>,
+{
+    keep_well(name, shutdown, WELL, work).await;
+}
+
+async fn keep_well<F, E>(
+    name: &str,
+    shutdown: &CancellationToken,
+    well: Duration,
+    mut work: impl FnMut() -> F,
+) where
     F: Future<Output = Result<(), E>>,
     E: Into<anyhow::Error>,
 {
     let mut pause = PAUSE_MIN;
     let mut failures: u32 = 0;
     while !shutdown.is_cancelled() {
-        let began = std::time::Instant::now();
-        match work().await {
+        let mut working = pin!(work());
+        let ended = match tokio::time::timeout(well, &mut working).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                if failures > 0 {
+                    tracing::info!(worker = name, after = failures, "runs again");
+                }
+                pause = PAUSE_MIN;
+                failures = 0;
+                working.await
+            }
+        };
+        match ended {
             Ok(()) => return,
             Err(error) => {
-                if began.elapsed() > PAUSE_MAX * 5 {
-                    pause = PAUSE_MIN;
-                    failures = 0;
-                }
                 failures = failures.saturating_add(1);
                 // At its 1st, 2nd, 4th … time in a row: a server may be away for a night.
                 if failures.is_power_of_two() {
                     tracing::warn!(
                         worker = name,
                         times = failures,
-                        error = format!("{:#}", error.into()),
+                        error = sentence(&error.into()),
                         "stopped; it runs again shortly"
                     );
                 }
@@ -45,6 +66,18 @@ where
         }
         pause = (pause * 2).min(PAUSE_MAX);
     }
+}
+
+/// An error and its causes; a cause that was told with what it caused is not told again.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut told = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !told.contains(&cause) {
+            let between = if told.is_empty() { "" } else { ": " };
+            told = format!("{told}{between}{cause}");
+        }
+    }
+    told
 }
 
 /// Cancels the returned token at SIGTERM or Ctrl-C; a second one ends the process at once.
@@ -71,4 +104,73 @@ pub fn until_signal() -> std::io::Result<CancellationToken> {
         std::process::exit(INTERRUPTED);
     });
     Ok(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::Write,
+        sync::{Arc, Mutex},
+    };
+
+    use super::*;
+
+    /// What was logged.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().expect("one at a time").write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_is_well_again_says_so_once() {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        let _told = tracing::subscriber::set_default(subscriber);
+        let tries = std::cell::Cell::new(0);
+        let stop = CancellationToken::new();
+        let working = keep_well("worker", &stop, Duration::from_millis(50), || {
+            tries.set(tries.get() + 1);
+            let (times, stop) = (tries.get(), stop.clone());
+            async move {
+                anyhow::ensure!(times >= 3, "away");
+                stop.cancelled().await;
+                Ok(())
+            }
+        });
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+        let watching = async {
+            let told =
+                || String::from_utf8_lossy(&log.0.lock().expect("one at a time")).contains("runs again");
+            while !told() && tokio::time::Instant::now() < deadline {
+                tokio::task::yield_now().await;
+            }
+            stop.cancel();
+        };
+        tokio::join!(working, watching);
+        let log = log.0.lock().expect("one at a time").clone();
+        let log = String::from_utf8(log).expect("UTF-8");
+        assert_eq!(log.matches("stopped; it runs again shortly").count(), 2, "{log}");
+        assert_eq!(log.matches("INFO").count(), 1, "{log}");
+        assert!(log.contains(r#"runs again worker="worker" after=2"#), "{log}");
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let inner = anyhow::anyhow!("no such stream");
+        let text = inner.to_string();
+        let error = inner.context(format!("looking for it: {text}")).context("inbox");
+        assert_eq!(sentence(&error), "inbox: looking for it: no such stream");
+    }
 }

@@ -104,7 +104,9 @@ pub(crate) async fn orders(
         )
         .await;
     }
-    let given = query::parse(asked.as_deref(), &["status", "limit", "after"])?;
+    // Not given here, and known: whoever misspells it is told of it.
+    let known = ["order_reference", "status", "limit", "after"];
+    let given = query::parse(asked.as_deref(), &known)?;
     let kept: Vec<_> = given
         .iter()
         .filter(|(name, _)| name != "after")

@@ -8,7 +8,7 @@ use std::{
     fmt,
     num::NonZeroUsize,
     str::FromStr,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -29,6 +29,9 @@ const BELIEVED: Duration = Duration::from_secs(1);
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(4_096).expect("it is not zero");
 /// Look-ups at once: made-up keys may cost so many connections and no more.
 const LOOKUPS: usize = 2;
+/// For one look-up, its turn included: as long as the pool's own waits. A database that hangs says nothing for far longer,
+/// and every request begins here.
+const LOOK_UP_MAX: Duration = Duration::from_secs(3);
 /// Bytes of the secret.
 const SECRET: usize = 32;
 /// Characters of an id.
@@ -199,7 +202,7 @@ struct Known {
 pub(crate) struct Keys {
     store: Store,
     seen: Mutex<LruCache<String, (Instant, Option<Known>)>>,
-    lookups: Semaphore,
+    lookups: Arc<Semaphore>,
 }
 
 impl Keys {
@@ -207,7 +210,7 @@ impl Keys {
         Self {
             store,
             seen: Mutex::new(LruCache::new(REMEMBERED)),
-            lookups: Semaphore::new(LOOKUPS),
+            lookups: Arc::new(Semaphore::new(LOOKUPS)),
         }
     }
 
@@ -273,20 +276,36 @@ impl Keys {
     }
 
     async fn look_up(&self, key_id: &str) -> anyhow::Result<Option<Known>> {
-        let _turn = self.lookups.acquire().await?;
-        let client = self.store.pool().get().await?;
-        let row = client
-            .query_opt(
-                "SELECT key_id, shop, mode, name, scopes, created_at, expires_at, revoked_at, secret_hash
-                   FROM api_keys WHERE key_id = $1",
-                &[&key_id],
-            )
-            .await?;
-        Ok(row.map(|row| Known {
-            key: stored(&row),
-            hash: row.get(8),
-        }))
+        let (store, lookups, key_id) = (self.store.clone(), self.lookups.clone(), key_id.to_owned());
+        let looking = async move {
+            let turn = lookups.acquire_owned().await?;
+            // On a task of its own, which keeps its turn and its connection when nobody waits any more: a connection with a
+            // question under way would keep the next one waiting, too.
+            tokio::spawn(async move {
+                let _turn = turn;
+                read(&store, &key_id).await
+            })
+            .await?
+        };
+        tokio::time::timeout(LOOK_UP_MAX, looking)
+            .await
+            .map_err(|_| anyhow::anyhow!("no answer within {} s", LOOK_UP_MAX.as_secs()))?
     }
+}
+
+async fn read(store: &Store, key_id: &str) -> anyhow::Result<Option<Known>> {
+    let client = store.pool().get().await?;
+    let row = client
+        .query_opt(
+            "SELECT key_id, shop, mode, name, scopes, created_at, expires_at, revoked_at, secret_hash
+               FROM api_keys WHERE key_id = $1",
+            &[&key_id],
+        )
+        .await?;
+    Ok(row.map(|row| Known {
+        key: stored(&row),
+        hash: row.get(8),
+    }))
 }
 
 impl ApiKey {

@@ -43,7 +43,9 @@ pub(crate) fn parse(query: Option<&str>, known: &[&str]) -> Result<Vec<(String, 
     if wrong.is_empty() {
         Ok(given)
     } else {
-        Err(Box::new(Problem::validation(wrong)))
+        let mut problem = Problem::validation(wrong);
+        kassa_read_models::ASK_AGAIN.clone_into(&mut problem.hint);
+        Err(Box::new(problem))
     }
 }
 

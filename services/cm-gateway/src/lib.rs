@@ -55,7 +55,7 @@ pub async fn run(config: Config, executor: Arc<Executor>, shutdown: Cancellation
         methods: kassa_engine::catalogue(&config)?,
         shutdown: shutdown.clone(),
     });
-    let nats = bus::connect(&config.nats.url, &config.nats.worker, NAME).await?;
+    let nats = bus::connect_to_hear(&config.nats.url, &config.nats.worker, NAME, &shutdown).await?;
     let jetstream = async_nats::jetstream::new(nats);
     let starting = keep_running("starts", &shutdown, || {
         gateway.clone().start_payments(&jetstream, &shutdown)

@@ -31,7 +31,7 @@ pub use session::{Session, Told};
 /// # Errors
 /// When the configuration does not hold. A server that is away is waited for.
 pub async fn run(config: Config, executor: Arc<Executor>, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let client = bus::connect(&config.nats.url, &config.nats.worker, "engine").await?;
+    let client = bus::connect_to_hear(&config.nats.url, &config.nats.worker, "engine", &shutdown).await?;
     let ladders = Arc::new(Ladders::new(
         config.poll.ladder.clone(),
         &methods::catalogue(&config)?,

@@ -16,8 +16,12 @@ use kassa_relay::topology::{self, PROBE_SLOTS};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
+use crate::doctor::sentence;
+
 const WRITE: &str = "postgres_write";
 const PUBLISH: &str = "nats_publish";
+const HEAR_COMMANDS: &str = "nats_hear_commands";
+const HEAR_QUERIES: &str = "nats_hear_queries";
 
 /// Stream information over all subjects is work for the server; dead letters are looked at by people.
 const DEAD_LETTERS_EVERY: Duration = Duration::from_secs(10);
@@ -101,6 +105,11 @@ impl Admin {
         if wanted(WRITE) {
             checks.push(durable_write(store.clone()));
         }
+        for (name, connection) in [(HEAR_COMMANDS, "engine"), (HEAR_QUERIES, "read-models")] {
+            if wanted(name) {
+                checks.push(heard(name, connection));
+            }
+        }
         let mut bus = None;
         if wanted(PUBLISH) {
             // The relay alone may have no other login.
@@ -119,6 +128,7 @@ impl Admin {
             relay: roles.contains(&"relay"),
             projections: roles.contains(&"read-models"),
             bus,
+            first_head: std::sync::Arc::default(),
         };
         let looked = std::sync::Arc::new(tokio::sync::Mutex::new(None));
         let refresh = Box::new(move || {
@@ -156,7 +166,9 @@ fn needs(role: &'static str) -> RoleNeeds {
         "checkout" => (true, &[WRITE], &[PUBLISH]),
         "cm-notifications" => (true, &[WRITE], &[]),
         "cm-gateway" => (false, &[WRITE], &[PUBLISH]),
-        "engine" | "read-models" | "relay" => (false, &[WRITE, PUBLISH], &[]),
+        "engine" => (false, &[WRITE, PUBLISH, HEAR_COMMANDS], &[]),
+        "read-models" => (false, &[WRITE, PUBLISH, HEAR_QUERIES], &[]),
+        "relay" => (false, &[WRITE, PUBLISH], &[]),
         // The simulator has a memory of its own.
         _ => (false, &[], &[]),
     };
@@ -177,7 +189,7 @@ fn durable_write(store: Store) -> Check {
     check(WRITE, move || {
         let store = store.clone();
         async move {
-            let client = store.pool().get().await.map_err(|error| error.to_string())?;
+            let client = store.pool().get().await.map_err(|error| sentence(&error))?;
             client
                 .execute(
                     "INSERT INTO health_probes VALUES ($1, clock_timestamp())
@@ -185,11 +197,20 @@ fn durable_write(store: Store) -> Check {
                     &[&slot()],
                 )
                 .await
-                .map_err(|error| match error.as_db_error() {
-                    Some(db) => format!("{} ({})", db.message(), db.code().code()),
-                    None => error.to_string(),
-                })?;
+                .map_err(|error| sentence(&error))?;
             Ok(())
+        }
+    })
+}
+
+/// Nothing that the role's connection asked to hear was refused; `connection` is the name that the role gives it.
+fn heard(name: &'static str, connection: &'static str) -> Check {
+    check(name, move || async move {
+        match bus::unheard(connection) {
+            None => Ok(()),
+            Some(refused) => Err(format!(
+                "{refused}; compare the login's permissions with those of kassa nats accounts"
+            )),
         }
     })
 }
@@ -229,8 +250,12 @@ struct Asked {
     relay: bool,
     projections: bool,
     bus: Option<jetstream::Context>,
+    /// Where the log ended when it was asked for first.
+    first_head: std::sync::Arc<tokio::sync::OnceCell<i64>>,
 }
 
+/// Below the time that all that is refreshed has: a store that says nothing is seen as such.
+const STORE_MAX: Duration = Duration::from_millis(1_500);
 /// The only part of the log on one machine.
 const PART: i32 = 0;
 
@@ -239,9 +264,21 @@ impl Asked {
         if !self.relay {
             return;
         }
-        let Some(end) = metrics::relayed_to() else { return };
-        if let Some((pending, age)) = self.behind(end).await {
-            metrics::outbox(pending, age);
+        let behind = async {
+            let end = match metrics::relayed_to() {
+                Some(end) => end,
+                // The bus was never there: what waits is at least what came since we ask.
+                None => {
+                    let head = async || self.store.head(PART).await.map_err(drop);
+                    *self.first_head.get_or_try_init(head).await.ok()?
+                }
+            };
+            self.behind(end).await
+        };
+        match tokio::time::timeout(STORE_MAX, behind).await.ok().flatten() {
+            Some((pending, age)) => metrics::outbox(pending, age),
+            // A number from before would say that all is as it was.
+            None => metrics::forget_outbox(),
         }
     }
 

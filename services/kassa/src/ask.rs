@@ -20,11 +20,12 @@ const ANSWER_MAX: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Args)]
 pub(crate) struct Reach {
-    /// The shop's token; by HTTP the API key says it.
+    /// The shop's token; by HTTP the API key says it, and another than this is refused.
     #[arg(long, env = "KASSA_SHOP", value_name = "SHOP")]
     shop: Option<String>,
-    /// The HTTP API instead of NATS; its key is taken from KASSA_API_KEY or --api-key-file.
-    #[arg(long, env = "KASSA_URL", value_name = "URL", conflicts_with_all = ["context", "nats_url"])]
+    /// The HTTP API instead of NATS, else KASSA_URL where NATS is not named; its key is taken from KASSA_API_KEY or
+    /// --api-key-file.
+    #[arg(long, value_name = "URL", conflicts_with_all = ["context", "nats_url"])]
     url: Option<String>,
     /// A file that holds the API key.
     #[arg(long, env = "KASSA_API_KEY_FILE", value_name = "FILE")]
@@ -59,8 +60,12 @@ impl Reach {
     /// # Errors
     /// [`Ended`] with the code for why nothing can be asked.
     pub(crate) async fn connect(&self, file: Option<&Path>) -> anyhow::Result<Service> {
-        if let Some(url) = &self.url {
-            return Ok(Service::Http(Api::new(url, self.api_key_file.as_deref())?));
+        if let Some(url) = http_url(self.url.as_deref(), self.nats.named()) {
+            let api = Api::new(&url, self.api_key_file.as_deref())?;
+            if let Some(shop) = &self.shop {
+                api.must_be_of(shop).await?;
+            }
+            return Ok(Service::Http(api));
         }
         let shop = self.shop()?;
         let bus = self.nats.connect(file, "kassa command line").await?;
@@ -82,6 +87,18 @@ impl Reach {
         // A wildcard or a dot here would be another subject.
         fits.then_some(shop)
             .ok_or_else(|| Ended::new(Ended::USAGE, "--shop: a shop is 1 to 32 of a-z, 0-9 and -").into())
+    }
+}
+
+/// Where the HTTP API is, if it is to be asked. What the environment says holds only where nothing else was named: whoever
+/// gives a flag means it.
+pub(crate) fn http_url(flag: Option<&str>, another_named: bool) -> Option<String> {
+    let filled = |url: &String| !url.is_empty();
+    let environment = || std::env::var("KASSA_URL").ok().filter(filled);
+    match flag {
+        Some(url) => Some(url.to_owned()),
+        None if another_named => None,
+        None => environment(),
     }
 }
 
@@ -122,6 +139,36 @@ impl Api {
         }
     }
 
+    /// By HTTP the key decides whose orders are meant. Who names a shop as well means that one: nothing is asked of another,
+    /// and nothing is done to it.
+    ///
+    /// # Errors
+    /// 77 where the key is another shop's. A key that may not read events is not asked after.
+    pub(crate) async fn must_be_of(&self, shop: &str) -> anyhow::Result<()> {
+        let response = self
+            .request(Method::GET, "/v1/events")
+            .query(&[("shop", shop), ("limit", "1")])
+            .timeout(ANSWER_MAX)
+            .send()
+            .await
+            .map_err(|error| self.unreachable(&error))?;
+        let status = response.status();
+        let body = response.bytes().await.unwrap_or_default();
+        match status {
+            StatusCode::NOT_FOUND if is_problem(&body) => Err(Ended::new(
+                Ended::NO_PERMISSION,
+                format!(
+                    "the API key is of another shop than {}",
+                    crate::output::printable(shop)
+                ),
+            )
+            .hint("leave out --shop and KASSA_SHOP, or give a key of that shop")
+            .into()),
+            StatusCode::UNAUTHORIZED => Err(self.refusal(status, &body).into()),
+            _ => Ok(()),
+        }
+    }
+
     pub(crate) fn unreachable(&self, error: &reqwest::Error) -> Ended {
         let cause = std::error::Error::source(error).map_or_else(String::new, |cause| format!(": {cause}"));
         Ended::new(
@@ -141,18 +188,30 @@ impl Api {
             })?;
         let status = response.status();
         if status.is_success() {
-            return Ok(response.json().await?);
+            let body = response.bytes().await?;
+            return serde_json::from_slice(&body).map_err(|_| self.not_ours(status).into());
         }
         Err(self
             .refusal(status, &response.bytes().await.unwrap_or_default())
             .into())
     }
 
+    /// Something answers there, and it is something else.
+    fn not_ours(&self, status: StatusCode) -> Ended {
+        Ended::new(
+            Ended::UNREACHABLE,
+            format!("{} answers HTTP {status}, and not as kassa's API does", self.base),
+        )
+        .hint("this is not kassa's API: --url leads to where checkout.listen is, or to a proxy before it")
+    }
+
     pub(crate) fn refusal(&self, status: StatusCode, body: &[u8]) -> Ended {
-        let mut problem = serde_json::from_slice::<Value>(body)
+        let Some(mut problem) = serde_json::from_slice::<Value>(body)
             .ok()
-            .filter(Value::is_object)
-            .unwrap_or_else(|| json!({ "title": format!("HTTP {status}"), "code": "refused" }));
+            .filter(|_| is_problem(body))
+        else {
+            return self.not_ours(status);
+        };
         problem["status"] = json!(status.as_u16());
         // Relative to where it was asked.
         if let Some(page) = problem["type"].as_str().filter(|page| page.starts_with('/')) {
@@ -160,6 +219,11 @@ impl Api {
         }
         Ended::refused(problem)
     }
+}
+
+/// Whether a body is a refusal of ours.
+fn is_problem(body: &[u8]) -> bool {
+    serde_json::from_slice::<Value>(body).is_ok_and(|problem| problem["code"].is_string())
 }
 
 impl Service {

@@ -139,17 +139,27 @@ pub(crate) fn load_without_database(file: Option<&std::path::Path>) -> anyhow::R
 }
 
 fn load_but_for(file: Option<&std::path::Path>, keys: &[&str]) -> anyhow::Result<Config> {
-    let loaded = Config::examine(file);
-    for warning in loaded.warnings() {
+    let (config, warnings) = examined(file, keys)?;
+    for warning in warnings {
         eprintln!("warning: {warning}");
     }
+    Ok(config)
+}
+
+/// The configuration and what else is to be said of it, by whoever knows where; all but `keys` must be right.
+pub(crate) fn examined(
+    file: Option<&std::path::Path>,
+    keys: &[&str],
+) -> anyhow::Result<(Config, Vec<String>)> {
+    let loaded = Config::examine(file);
+    let warnings = loaded.warnings().map(ToString::to_string).collect();
     let errors: Vec<String> = loaded
         .errors()
         .filter(|error| !keys.contains(&error.key.as_str()))
         .map(|error| format!("\n  {error}"))
         .collect();
     if errors.is_empty() {
-        return Ok(loaded.config);
+        return Ok((loaded.config, warnings));
     }
     let text = format!("the configuration is not usable:{}", errors.concat());
     Err(Ended::new(Ended::CONFIGURATION, text)

@@ -8,6 +8,7 @@ mod nats;
 use std::{path::Path, process::ExitCode, time::Duration};
 
 use clap::Args;
+pub(crate) use database::sentence;
 use kassa_chassis::config::Config;
 use serde::Serialize;
 use serde_json::json;

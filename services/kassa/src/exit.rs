@@ -124,6 +124,16 @@ impl Ended {
         }
     }
 
+    /// What was done before it ended, so that it is neither lost nor done twice.
+    #[must_use]
+    pub(crate) fn though_there_is(mut self, order_id: &str) -> Self {
+        self.message = format!("{}; the order was made: {order_id}", self.message);
+        if let Some(problem) = &mut self.problem {
+            problem["order_id"] = json!(order_id);
+        }
+        self
+    }
+
     fn word(&self) -> &'static str {
         CODES
             .iter()

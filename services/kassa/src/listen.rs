@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::{
-    ask::Api,
+    ask::{Api, http_url},
     exit::Ended,
     nats_login::{Bus, NatsArgs},
     orders::duration,
@@ -82,8 +82,9 @@ pub(crate) struct ListenArgs {
     /// At most so many events.
     #[arg(long, value_name = "NUMBER")]
     limit: Option<u64>,
-    /// The HTTP API as the source; its key is taken from KASSA_API_KEY or --api-key-file.
-    #[arg(long, env = "KASSA_URL", value_name = "URL", conflicts_with_all = ["context", "nats_url", "database_url"])]
+    /// The HTTP API as the source, else KASSA_URL where no other source is named; its key is taken from KASSA_API_KEY or
+    /// --api-key-file.
+    #[arg(long, value_name = "URL", conflicts_with_all = ["context", "nats_url", "database_url"])]
     url: Option<String>,
     #[arg(long, env = "KASSA_API_KEY_FILE", value_name = "FILE")]
     api_key_file: Option<PathBuf>,
@@ -138,8 +139,12 @@ pub(crate) async fn run(args: &ListenArgs, file: Option<&Path>) -> anyhow::Resul
     let from = from.or(args.since);
     let env = std::env::var("DATABASE_URL").ok().filter(|url| !url.is_empty());
     let database = args.database_url.clone().or(env.filter(|_| !args.nats.named()));
-    if let Some(url) = &args.url {
-        let api = Api::new(url, args.api_key_file.as_deref())?;
+    let another_named = args.nats.named() || args.database_url.is_some();
+    if let Some(url) = http_url(args.url.as_deref(), another_named) {
+        let api = Api::new(&url, args.api_key_file.as_deref())?;
+        if let Some(shop) = &args.shop {
+            api.must_be_of(shop.as_str()).await?;
+        }
         by_http(args, &api, from, &mut sink).await
     } else if let Some(url) = database {
         by_log(args, &url, file, from, &mut sink).await
@@ -167,7 +172,7 @@ async fn by_log(
     match from {
         Some(Since::At(bound)) => filter.set_from(bound),
         Some(Since::Ago(ago)) => filter.from = Some(store.clock().now() - ago),
-        None => filter.after = store.head(filter.part).await?,
+        None => filter.after = replay::in_time(store.head(filter.part)).await??,
     }
     sink.begin(&format!("log   after {}-{}", filter.part, filter.after));
     let mut hints = store.hints();

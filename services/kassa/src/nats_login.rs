@@ -34,6 +34,17 @@ pub(crate) struct NatsArgs {
     nats_url: Option<String>,
 }
 
+/// Where to connect, and as whom.
+struct Found {
+    url: String,
+    options: ConnectOptions,
+    /// Whether there is a login at all.
+    given: bool,
+}
+
+const NO_LOGIN: &str = "no login was given: name one with --context or --nats-url nats://USER:PASSWORD@host:4222, such as \
+    deploy for kassa nats, operator for kassa dlq, checkout-SHOP for orders";
+
 /// A context file; what we do not use is not looked at.
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -98,11 +109,17 @@ impl NatsArgs {
     /// # Errors
     /// [`Ended`]: 78 for an address or a context that cannot be used, 69 where nobody answers, 77 for a login that is refused.
     pub(crate) async fn connect(&self, file: Option<&Path>, name: &str) -> anyhow::Result<Bus> {
-        let (url, options) = self.options(file)?;
-        connect(&url, options, name).await
+        let Found { url, options, given } = self.options(file)?;
+        connect(&url, options, name)
+            .await
+            .map_err(|error| match error.downcast::<Ended>() {
+                Ok(ended) if ended.code == Ended::NO_PERMISSION && !given => ended.hint(NO_LOGIN).into(),
+                Ok(ended) => ended.into(),
+                Err(error) => error,
+            })
     }
 
-    fn options(&self, file: Option<&Path>) -> anyhow::Result<(String, ConnectOptions)> {
+    fn options(&self, file: Option<&Path>) -> anyhow::Result<Found> {
         let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         if let Some(name) = &self.context {
             return of_context(name);
@@ -183,13 +200,18 @@ fn unreachable(shown: &str, why: &str) -> Ended {
     .hint("start it, or name another with --context, --nats-url or NATS_URL")
 }
 
-fn of_url(url: &str, from: &str) -> anyhow::Result<(String, ConnectOptions)> {
+fn of_url(url: &str, from: &str) -> anyhow::Result<Found> {
     let options = bus::options(url, &Login::default()).map_err(|error| {
         // The text speaks of nats.url; whoever gave it another way knows it by that name.
         let text = error.to_string().replace("nats.url", from);
         Ended::new(Ended::CONFIGURATION, text)
     })?;
-    Ok((url.to_owned(), options))
+    let given = url::Url::parse(url).is_ok_and(|url| !url.username().is_empty());
+    Ok(Found {
+        url: url.to_owned(),
+        options,
+        given,
+    })
 }
 
 fn folder() -> Option<PathBuf> {
@@ -200,7 +222,7 @@ fn folder() -> Option<PathBuf> {
     Some(base.join("nats"))
 }
 
-fn of_context(name: &str) -> anyhow::Result<(String, ConnectOptions)> {
+fn of_context(name: &str) -> anyhow::Result<Found> {
     let wrong = |text: String| {
         Ended::new(Ended::CONFIGURATION, text).hint("nats context ls shows those that there are")
     };
@@ -241,7 +263,11 @@ fn of_context(name: &str) -> anyhow::Result<(String, ConnectOptions)> {
             .trim()
             .to_owned()
     };
-    let (url, mut options) = of_url(&url, "url of the NATS context")?;
+    let Found {
+        url,
+        mut options,
+        given,
+    } = of_url(&url, "url of the NATS context")?;
     let filled = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     if let Some(creds) = filled(&context.creds) {
         let text = std::fs::read_to_string(&creds).map_err(|error| wrong(format!("{creds}: {error}")))?;
@@ -268,5 +294,10 @@ fn of_context(name: &str) -> anyhow::Result<(String, ConnectOptions)> {
     if let Some(prefix) = filled(&context.inbox_prefix) {
         options = options.custom_inbox_prefix(prefix);
     }
-    Ok((url, options))
+    let login = [&context.creds, &context.user, &context.token, &context.nkey];
+    Ok(Found {
+        url,
+        options,
+        given: given || login.iter().any(|text| !text.is_empty()),
+    })
 }

@@ -309,13 +309,26 @@ async fn create(args: &CreateArgs, file: Option<&Path>) -> anyhow::Result<ExitCo
         // Derived, so that a repeat of the whole repeats both halves.
         let payment = service
             .command("start_payment", &body, &format!("{key}-pay"))
-            .await?;
+            .await
+            .map_err(|error| match error.downcast::<Ended>() {
+                Ok(ended) => ended.though_there_is(&output::plain(&answer["order_id"])).into(),
+                Err(error) => error,
+            })?;
         for field in ["payment_id", "next_action", "position"] {
             answer[field] = payment[field].clone();
         }
         answer["status"] = payment["status"].clone();
     }
-    one(&answer, args.output.or(Format::Json))
+    let ended = answer["status"].as_str().unwrap_or_default().to_owned();
+    let shown = one(&answer, args.output.or(Format::Json))?;
+    if args.method.is_some() && matches!(ended.as_str(), "failed" | "canceled" | "expired") {
+        return Err(Ended::new(Ended::NO, format!("the payment is {ended}"))
+            .hint(
+                "kassa orders why says what was seen; the order is there, and another payment may be started",
+            )
+            .into());
+    }
+    Ok(shown)
 }
 
 fn body_of(args: &CreateArgs) -> anyhow::Result<Value> {

@@ -84,7 +84,7 @@ pub(crate) async fn run(verb: ProjectionsVerb, file: Option<&Path>) -> anyhow::R
 
 async fn list(format: Format, database: &DatabaseArgs, file: Option<&Path>) -> anyhow::Result<ExitCode> {
     let store = database.open(file).await?;
-    let lags = kassa_read_models::lag(&store).await?;
+    let lags = replay::in_time(kassa_read_models::lag(&store)).await??;
     if format == Format::Table {
         println!(
             "{:<12} {:>10} {:>14} {:>14} {:>10} {:>9}  rebuild",

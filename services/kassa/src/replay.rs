@@ -14,7 +14,7 @@ use kassa_event_store::{Store, StoreConfig, StoreError};
 use kassa_relay::{Bound, EventFilter, FilteredLog, TypePattern};
 use secrecy::ExposeSecret as _;
 
-use crate::{cli, exit::Ended};
+use crate::{cli, exit::Ended, roles::DATABASE_MAX};
 
 /// Prints events from the log as NDJSON, one CloudEvent a line, in order; publishes nothing.
 #[derive(Debug, Args)]
@@ -102,13 +102,24 @@ pub(crate) async fn open_log(
     pool_size: usize,
 ) -> anyhow::Result<(Store, BTreeSet<String>)> {
     let (url, live) = whose_log(database_url, file)?;
-    let store = Store::connect(StoreConfig { url, pool_size })
-        .await
+    // One that says nothing is as good as away.
+    let store = in_time(Store::connect(StoreConfig { url, pool_size }))
+        .await?
         .map_err(|error| match error {
             StoreError::Unreachable(_) => Ended::new(Ended::UNREACHABLE, error.to_string()),
             other => Ended::new(Ended::CONFIGURATION, other.to_string()),
         })?;
     Ok((store, live))
+}
+
+/// What a database answers, if it answers in time; for questions that it needs no time for.
+pub(crate) async fn in_time<T>(asked: impl Future<Output = T>) -> anyhow::Result<T> {
+    tokio::time::timeout(DATABASE_MAX, asked).await.map_err(|_| {
+        let text = format!("the database does not answer within {} s", DATABASE_MAX.as_secs());
+        Ended::new(Ended::UNREACHABLE, text)
+            .hint("look at its log, its disk and its locks (pg_stat_activity)")
+            .into()
+    })
 }
 
 fn whose_log(database_url: Option<&str>, file: Option<&Path>) -> anyhow::Result<(String, BTreeSet<String>)> {

@@ -13,13 +13,13 @@ use secrecy::ExposeSecret as _;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::{admin::Admin, exit::Ended, otlp::Traces};
+use crate::{admin::Admin, doctor, exit::Ended, otlp::Traces};
 
 /// Longer than a call to CM takes, shorter than the half minute after which supervisors kill.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(25);
 
 /// For a database to let us in; one that is frozen would never say no.
-const DATABASE_MAX: Duration = Duration::from_secs(8);
+pub(crate) const DATABASE_MAX: Duration = Duration::from_secs(8);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Role {
@@ -304,11 +304,7 @@ pub(crate) async fn database(url: &str) -> anyhow::Result<tokio_postgres::Client
     let (client, connection) = tokio::time::timeout(DATABASE_MAX, settings.connect(tokio_postgres::NoTls))
         .await
         .map_err(|_| unreachable("no answer in time".to_owned()))?
-        .map_err(|error| {
-            let cause =
-                std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
-            unreachable(format!("{error}{cause}"))
-        })?;
+        .map_err(|error| unreachable(doctor::sentence(&error)))?;
     tokio::spawn(async move {
         // Its end is seen by whoever uses the client.
         let _ = connection.await;

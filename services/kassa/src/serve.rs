@@ -32,15 +32,20 @@ pub(crate) struct MigrateArgs {}
 
 pub(crate) async fn run(args: &ServeArgs, file: Option<&Path>) -> anyhow::Result<ExitCode> {
     // The simulator is another company's: it has no business with our database.
-    let config = if args.roles.iter().all(|role| *role == Role::CmSimulator) {
-        cli::load_without_database(file)?
-    } else {
-        cli::load(file)?
-    };
+    let simulator_alone = args.roles.iter().all(|role| *role == Role::CmSimulator);
+    let keys: &[&str] = if simulator_alone { &["database.url"] } else { &[] };
+    let (config, warnings) = cli::examined(file, keys)?;
     telemetry::init(
         config.log.format,
         "info,async_nats=warn,async_nats::connector=off,deadpool=off",
     );
+    // In the log's own form: what reads it takes JSON for JSON.
+    for warning in warnings {
+        tracing::warn!(
+            finding = warning,
+            "the configuration is usable, and not as it should be"
+        );
+    }
     let shutdown = supervise::until_signal()?;
     roles::serve(&config, &args.roles, shutdown).await?;
     Ok(ExitCode::SUCCESS)

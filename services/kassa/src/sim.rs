@@ -145,6 +145,7 @@ pub(crate) async fn run(verb: SimVerb, file: Option<&Path>) -> anyhow::Result<Ex
             delay,
             at,
         } => {
+            known_to_cm(&order)?;
             let mut body = json!({ order_name(&order): order });
             for (field, value) in [("scenario", scenario), ("delay", delay)] {
                 if let Some(value) = value {
@@ -154,6 +155,7 @@ pub(crate) async fn run(verb: SimVerb, file: Option<&Path>) -> anyhow::Result<Ex
             show(&at, &ask(&at, file, Ask::Post("/sim/pay", &body)).await?)
         }
         SimVerb::Notify { order, times, at } => {
+            known_to_cm(&order)?;
             let body = json!({ order_name(&order): order, "times": times });
             show(&at, &ask(&at, file, Ask::Post("/sim/notify", &body)).await?)
         }
@@ -198,6 +200,19 @@ fn word(choice: &impl ValueEnum) -> String {
 /// A length of time, handed on as it was written.
 fn length(text: &str) -> Result<String, String> {
     parse_duration(text).map(|_| text.to_owned())
+}
+
+/// CM knows nothing of our ids.
+fn known_to_cm(order: &str) -> anyhow::Result<()> {
+    if !order.starts_with("ord_") {
+        return Ok(());
+    }
+    Err(Ended::new(
+        Ended::USAGE,
+        "the simulator does not know kassa's ids, as CM does not",
+    )
+    .hint("use the shop's reference of the order: kassa orders show tells it")
+    .into())
 }
 
 /// CM's keys are 32 capitals and digits; a shop's reference that looks so would have to be changed.

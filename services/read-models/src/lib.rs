@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{checkout::Checkout, projector::Projection as _, shipping::Shipping};
 
 pub use lag::{Build, Lag, lag};
-pub use queries::Queries;
+pub use queries::{ASK_AGAIN, Queries};
 pub use rebuild::{Progress, RebuildError, Swapped};
 
 /// One part on one machine.
@@ -35,7 +35,8 @@ const PART: i32 = 0;
 /// # Errors
 /// When the address or the login for NATS is malformed. A server that is away is waited for.
 pub async fn run(config: Config, store: Store, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let client = bus::connect(&config.nats.url, &config.nats.worker, "read-models").await?;
+    let client =
+        bus::connect_to_hear(&config.nats.url, &config.nats.worker, "read-models", &shutdown).await?;
     let (checked_out, progress) = watch::channel(0);
     let (shipped, _) = watch::channel(0);
     let queries = Arc::new(Queries::new(&config, store.clone(), progress, shutdown.clone()));

@@ -106,7 +106,14 @@ impl Queries {
     /// meant as on NATS.
     pub async fn answer(&self, asked: &Asked) -> Reply {
         requests::answered(requests::Kind::Query, asked, async {
-            self.told(asked).await.unwrap_or_else(Reply::from)
+            let mut reply = self.told(asked).await.unwrap_or_else(Reply::from);
+            // That of commands speaks of a key that no question has.
+            if let Err(problem) = &mut reply.result
+                && problem.code == "validation"
+            {
+                ASK_AGAIN.clone_into(&mut problem.hint);
+            }
+            reply
         })
         .await
     }
@@ -356,6 +363,9 @@ impl Queries {
             })
     }
 }
+
+/// What to do about a question that is not valid.
+pub const ASK_AGAIN: &str = "correct the fields named in errors and ask again";
 
 const STATUSES: [&str; 6] = ["open", "pending", "partially_paid", "paid", "canceled", "expired"];
 

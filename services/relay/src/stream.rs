@@ -144,6 +144,12 @@ async fn make(
                 first_sequence = first,
                 "the stream was made; it is filled from the store"
             );
+            if head > 0 {
+                tracing::warn!(
+                    stream = config.name,
+                    "durables of shops, such as ship-…, are gone with the stream that was there before: run kassa nats setup"
+                );
+            }
             Ok(Some(stream))
         }
         Err(error) => match error.kind() {

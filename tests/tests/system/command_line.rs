@@ -192,6 +192,25 @@ async fn every_ending_has_its_exit_code_and_says_why() {
         );
     }
 
+    // What the environment says does not stand against a flag, and nothing at all is nothing.
+    for (http, args) in [
+        (
+            "http://127.0.0.1:1",
+            vec!["orders", "show", &paid, "--nats-url", &nats],
+        ),
+        ("", vec!["orders", "show", &paid]),
+    ] {
+        let said = run(&args, &[url, ("KASSA_SHOP", SHOP), ("KASSA_URL", http)]).await;
+        assert_eq!(said.code, Some(0), "{args:?}\n{}", said.err);
+    }
+    let anonymous = ("NATS_URL", stage.config.nats.url.as_str());
+    let said = run(&["orders", "show", &paid], &[anonymous, ("KASSA_SHOP", SHOP)]).await;
+    assert_eq!(said.code, Some(77), "{}", said.err);
+    assert!(said.err.contains("no login was given"), "{}", said.err);
+    let said = run(&["sim", "pay", &paid_id], &[]).await;
+    assert_eq!(said.code, Some(2), "{}", said.err);
+    assert!(said.err.contains("the shop's reference"), "{}", said.err);
+
     let said = run(
         &["orders", "show", "T-never", "--format", "json"],
         &[url, ("KASSA_SHOP", SHOP)],
@@ -278,6 +297,33 @@ async fn orders_and_events_go_by_http_as_they_go_by_nats() {
         assert_eq!(said.code, Some(code), "{args:?}\n{}", said.err);
         assert!(said.err.contains("docs: http://"), "{args:?}\n{}", said.err);
     }
+    // The key decides whose orders are meant; who names another shop is told so, and nothing is done.
+    for args in [
+        vec!["orders", "show", "H-1", "--shop", "other-shop"],
+        vec!["orders", "cancel", "H-1", "--shop", "other-shop"],
+        vec!["listen", "--since", "0-0", "--limit", "1", "--shop", "other-shop"],
+    ] {
+        let said = run(&args, &environment).await;
+        assert_eq!(said.code, Some(77), "{args:?}\n{}", said.err);
+        assert!(said.err.contains("another shop than other-shop"), "{}", said.err);
+    }
+    let same = run(&["orders", "show", "H-1", "--shop", SHOP], &environment).await;
+    assert_eq!(same.code, Some(0), "{}", same.err);
+    // The order is there although its payment is not: it is named.
+    let mut refused = create;
+    refused[3] = "H-3";
+    refused[13] = "no-such-method";
+    let said = run(&refused, &environment).await;
+    assert_eq!(said.code, Some(1), "{}", said.err);
+    assert!(said.err.contains("the order was made: ord_"), "{}", said.err);
+    // The simulator listens there, and is not asked for orders.
+    let elsewhere = [
+        ("KASSA_URL", stage.sim_url.as_str()),
+        ("KASSA_API_KEY", key.as_str()),
+    ];
+    let said = run(&["orders", "show", "H-1"], &elsewhere).await;
+    assert_eq!(said.code, Some(69), "{}", said.err);
+    assert!(said.err.contains("this is not kassa's API"), "{}", said.err);
     let guess = [
         ("KASSA_URL", stage.api_url.as_str()),
         ("KASSA_API_KEY", "kassa_live_guess"),
@@ -414,6 +460,27 @@ async fn completions_and_manual_pages_know_every_subcommand() {
     assert_eq!(said.code, Some(0), "{}", said.err);
     let page = std::fs::read_to_string(dir.join("kassa-orders-wait.1")).expect("a page a subcommand");
     assert!(page.contains("Examples:"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_says_nothing_is_told_of_and_not_waited_for() {
+    // Where the runs take place, which takes its time to be made.
+    world();
+    // It takes connections, and that is all, as one that is frozen does.
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("postgresql://{}/x", silent.local_addr().expect("bound"));
+    for args in [
+        vec!["projections", "ls"],
+        vec!["replay", "--from", "0-0"],
+        vec!["listen", "--limit", "1"],
+    ] {
+        let environment = [("DATABASE_URL", url.as_str())];
+        let said = tokio::time::timeout(DEADLINE, run(&args, &environment))
+            .await
+            .unwrap_or_else(|_| panic!("{args:?} waits for ever"));
+        assert_eq!(said.code, Some(69), "{args:?}\n{}", said.err);
+        assert!(said.err.contains("does not answer within"), "{}", said.err);
+    }
 }
 
 /// One order to its end.

@@ -13,7 +13,7 @@ use tokio::{
 use crate::{
     command_line::{Said, run},
     stage::{DEADLINE, Plan, Stage},
-    world::world,
+    world::{SHOP, world},
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -34,6 +34,16 @@ async fn a_sound_installation_has_nothing_wrong() {
         assert!(Instant::now() < deadline, "{}\n{}", said.out, said.err);
     };
     assert!(said.out.contains("login relay"), "{}", said.out);
+    for good in [
+        "cm-gateway is read from",
+        "engine-inbox is read from",
+        "kassa-queries answers",
+    ] {
+        assert!(said.out.contains(good), "{good} is not in {}", said.out);
+    }
+    // Nobody has run kassa nats setup here: what it would make is named, and is nobody's fault.
+    let shipments = format!("consumer KASSA_EVENTS/ship-{SHOP}");
+    assert!(said.out.contains(&shipments), "{}", said.out);
     assert!(!said.out.contains("secret"), "a password is told: {}", said.out);
 }
 
@@ -41,6 +51,8 @@ async fn a_sound_installation_has_nothing_wrong() {
 async fn each_planted_fault_is_named_with_its_remedy() {
     let mut plan = Plan::with_process("relay", Role::Relay);
     plan.processes.push(("read-models", Role::ReadModels));
+    plan.processes.push(("engine", Role::Engine));
+    plan.processes.push(("cm-gateway", Role::CmGateway));
     let mut stage = Stage::planned(plan).await;
     stage.create("ideal/success").await;
     stage
@@ -53,6 +65,21 @@ async fn each_planted_fault_is_named_with_its_remedy() {
     stage.kill("relay");
     stage.kill("read-models");
     stage.create("ideal/success").await;
+    stage.kill("engine");
+    stage.kill("cm-gateway");
+    let file = stage.config_file().to_str().expect("UTF-8").to_owned();
+    let away = [
+        ("services", "nobody reads from cm-gateway", "--role cm-gateway"),
+        ("services", "nobody reads from engine-inbox", "--role engine"),
+        ("services", "kassa-commands does not answer", "--role engine"),
+        ("services", "kassa-queries does not answer", "--role read-models"),
+    ];
+    stage
+        .until("every role that is away is named", async |_| {
+            let said = examine(&file, &[]).await;
+            away.iter().all(|fault| names(&said, fault))
+        })
+        .await;
     // Stream limits, changed by hand.
     let mut config = stream(&stage, "INFO.KASSA_EVENTS", "").await["config"].clone();
     config["max_msgs"] = 5.into();
@@ -75,7 +102,6 @@ async fn each_planted_fault_is_named_with_its_remedy() {
     ] {
         execute(&stage.database_url, &sql).await;
     }
-    let file = stage.config_file().to_str().expect("UTF-8").to_owned();
     let worker = stage.logins.checkout.user.clone().unwrap_or_default();
     let environment = [
         // A login that gets in and lacks what a worker must be able to do.
@@ -98,7 +124,7 @@ async fn each_planted_fault_is_named_with_its_remedy() {
         (
             "permissions",
             "login worker may not subscribe kassa.cmd.>",
-            "give subscribe",
+            "kassa nats accounts",
         ),
         ("streams", "max_msgs is 5", "kassa nats setup"),
         ("outbox", "are not published", "--role relay"),

@@ -891,6 +891,17 @@ async fn b_02_b_11_every_way_to_be_wrong_has_one_form() {
         );
     }
     api.get("/problems/none").await.refused(404, "not_found");
+    // A question has no key to be sent again with, and a misspelt name is answered with all that are known.
+    let misspelt = api.get("/v1/orders?reference=A-1").await;
+    misspelt.refused(400, "validation");
+    assert!(
+        misspelt.text("detail").contains("order_reference"),
+        "{misspelt:?}"
+    );
+    for wrong in [misspelt, api.get("/v1/orders?status=lost").await] {
+        wrong.refused(400, "validation");
+        assert!(!wrong.text("hint").contains("Idempotency-Key"), "{wrong:?}");
+    }
     api.get("/schemas/../Cargo.toml").await.refused(404, "not_found");
 }
 
@@ -996,4 +1007,58 @@ async fn pages_read_while_orders_are_made_hold_each_event_once() {
         told.windows(2).all(|two| two[0] < two[1]),
         "each once and in order: {told:?}"
     );
+}
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_keys_cannot_be_read_every_request_is_told_so_within_seconds() {
+    let stage = Stage::new().await;
+    let api = Api::new(&stage).await;
+    api.create(&reference(), "ideal/success").await;
+    let (admin, connection) = tokio_postgres::connect(&stage.database_url, tokio_postgres::NoTls)
+        .await
+        .expect("it opens");
+    tokio::spawn(connection);
+    // A table that needs nine seconds for an answer, as on a disk that hangs: less than the statement timeout.
+    admin
+        .batch_execute(
+            "ALTER TABLE api_keys RENAME TO api_keys_kept;
+             CREATE VIEW api_keys AS SELECT kept.* FROM api_keys_kept kept, pg_sleep(9);
+             GRANT SELECT ON api_keys TO kassa_app;",
+        )
+        .await
+        .expect("the keys are slow");
+    let other = Api {
+        stage: &stage,
+        http: api.http.clone(),
+        key: format!("kassa_sim_abcdefghij12_{}", "0".repeat(64)),
+    };
+    let mut asked = Vec::new();
+    // More than are looked up at once.
+    for n in 0..6 {
+        let api = if n % 2 == 0 { &api } else { &other };
+        asked.push(async move {
+            let began = Instant::now();
+            (api.get("/v1/orders").await, began.elapsed())
+        });
+    }
+    // What was seen within the last second is believed, and may be answered as it was.
+    stage
+        .until("the keys are read again", async |_| {
+            api.get("/v1/orders").await.status == 503
+        })
+        .await;
+    for (answer, took) in futures::future::join_all(asked).await {
+        answer.refused(503, "store_unavailable");
+        assert!(took < Duration::from_secs(7), "answered after {took:?}");
+    }
+    admin
+        .batch_execute("DROP VIEW api_keys; ALTER TABLE api_keys_kept RENAME TO api_keys;")
+        .await
+        .expect("they are as they were");
+    stage
+        .until("keys are read", async |_| {
+            api.get("/v1/orders").await.status == 200
+        })
+        .await;
 }

@@ -1,12 +1,17 @@
 //! What may each login do on the bus? A checkout can command, and cannot make anything true.
 
-use std::time::Duration;
+use std::{process::Stdio, time::Duration};
 
 use async_nats::HeaderMap;
+use kassa::Role;
 use kassa_chassis::bus;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::{stage::Stage, world::SHOP};
+use crate::{
+    command_line::kassa,
+    stage::{Plan, Stage},
+    world::{SHOP, own_nats, world},
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_checkout_cannot_publish_events_nor_send_what_makes_an_order_safe() {
@@ -167,4 +172,87 @@ async fn b_13_an_answer_that_was_sent_to_the_events_does_not_arrive_there() {
         .expect("it is there");
     let last = stream.cached_info().state.last_sequence;
     assert!(i64::try_from(last).expect("small") <= stage.sql_count("SELECT max(position) FROM events").await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_that_lost_a_permission_says_so_and_hears_again_once_it_is_given_back() {
+    let (nats, logins) = own_nats("lost-permission");
+    let file = world().folder.join("lost-permission").join("nats.conf");
+    let sound = std::fs::read_to_string(&file).expect("the server's configuration");
+    let pid = nats.pid().to_string();
+    let reload = |text: &str| {
+        std::fs::write(&file, text).expect("the folder can be written");
+        let sent = std::process::Command::new("kill").args(["-HUP", &pid]).status();
+        assert!(sent.expect("kill is there").success());
+    };
+    let mut stage = Stage::planned(Plan {
+        processes: vec![("engine", Role::Engine)],
+        nats: Some((nats.url(), logins)),
+    })
+    .await;
+    stage.kill("engine");
+    let admin = std::net::TcpListener::bind("127.0.0.1:0")
+        .and_then(|free| free.local_addr())
+        .expect("a port")
+        .to_string();
+    let _engine = kassa(
+        &[
+            "--config",
+            stage.config_file().to_str().expect("UTF-8"),
+            "serve",
+            "--role",
+            "engine",
+        ],
+        &[("KASSA_HTTP__ADMIN_LISTEN", &admin)],
+    )
+    .stdout(Stdio::null())
+    .stderr(Stdio::null())
+    .spawn()
+    .map(Killed)
+    .expect("the binary starts");
+    let ready = format!("http://{admin}/readyz");
+    let hears = async |stage: &Stage| {
+        let subject = format!("kassa.cmd.{SHOP}.create_order");
+        stage.checkout.request(subject, "{}".into()).await.is_ok()
+    };
+    let report = async || {
+        let answer = reqwest::Client::builder().no_proxy().build().expect("a client");
+        match answer.get(&ready).send().await {
+            Ok(answer) => answer.json::<Value>().await.unwrap_or_default(),
+            Err(_) => Value::Null,
+        }
+    };
+    stage
+        .until("the engine hears and is ready", async |stage| {
+            hears(stage).await && report().await["status"] == "ready"
+        })
+        .await;
+
+    let lost = sound.replace("\"kassa.cmd.>\", ", "");
+    assert_ne!(lost, sound, "the worker may hear commands");
+    reload(&lost);
+    stage
+        .until("the engine is deaf and says so", async |stage| {
+            let report = report().await;
+            let check = &report["checks"]["nats_hear_commands"];
+            let told = check["error"].as_str().unwrap_or_default().to_owned();
+            !hears(stage).await && report["status"] == "not_ready" && told.contains("kassa nats accounts")
+        })
+        .await;
+    reload(&sound);
+    stage
+        .until("the engine hears again and is ready", async |stage| {
+            hears(stage).await && report().await["status"] == "ready"
+        })
+        .await;
+}
+
+/// A process that does not outlive its test.
+struct Killed(std::process::Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

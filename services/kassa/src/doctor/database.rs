@@ -343,10 +343,32 @@ async fn work(client: &Client, findings: &mut Findings) -> Result<(), tokio_post
     Ok(())
 }
 
-/// The reason under the library's own words.
-fn sentence(error: &tokio_postgres::Error) -> String {
-    error.as_db_error().map_or_else(
-        || std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string),
-        |error| error.message().to_owned(),
-    )
+/// The reason under the libraries' own words.
+pub(crate) fn sentence(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = error;
+    loop {
+        let refused = cause
+            .downcast_ref::<tokio_postgres::Error>()
+            .and_then(tokio_postgres::Error::as_db_error);
+        if let Some(refused) = refused {
+            return format!("{} ({})", refused.message(), refused.code().code());
+        }
+        match cause.source() {
+            Some(next) => cause = next,
+            None => return cause.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_cause_is_told_and_not_that_there_was_one() {
+        let nobody = tokio_postgres::connect("postgresql://127.0.0.1:1/x", NoTls).await;
+        let error = anyhow::Error::from(nobody.err().expect("nobody listens there")).context("the pool");
+        let told = sentence(error.as_ref());
+        assert!(told.contains("refused"), "{told}");
+    }
 }

@@ -9,7 +9,8 @@ use kassa_chassis::{
     config::{Config, Login},
 };
 use kassa_events_schema::subject;
-use kassa_relay::topology::{self, Wanted};
+use kassa_infra::nats::DEAD_LETTERS;
+use kassa_relay::topology::{self, Difference, Wanted};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -17,6 +18,7 @@ use super::{ANSWER_MAX, Findings, database::Log, now_ms};
 use crate::{
     exit::Ended,
     nats_login::{self, Bus},
+    nats_setup,
 };
 
 const AREA: &str = "nats";
@@ -27,6 +29,9 @@ const VERSION_MIN: [u64; 3] = [2, 12, 6];
 const REFUSAL_MAX: Duration = Duration::from_millis(200);
 /// A subject of the events that no event has.
 const PROBE: &str = "kassa.evt.0.doctor.order.ord_0.probe";
+
+/// What to hold the permissions against.
+const COMPARE: &str = "kassa nats accounts prints what it should be; compare the permissions only, its passwords are new each time";
 
 /// Something that a login must be able to do, or must not.
 enum Probe {
@@ -92,6 +97,11 @@ pub(super) async fn examine(config: &Config, log: Option<&Log>, lag_max: Duratio
         if let Some(bus) = bus {
             rights(name, bus, config, findings).await;
         }
+    }
+    if worker.is_some()
+        && let Ok(bus) = open(config, &config.nats.worker).await
+    {
+        workers(&bus, findings).await;
     }
     // Connections of their own: a refusal before would be taken for one of what follows.
     if relay.is_some()
@@ -192,7 +202,7 @@ async fn rights(name: &str, bus: &Bus, config: &Config, findings: &mut Findings)
             "permissions",
             format!("login {name} {may} {verb} {subject}"),
             why,
-            format!("{change} {verb} {subject} in the server's configuration: kassa nats setup prints what it should be"),
+            format!("{change} {verb} {subject} in the server's configuration: {COMPARE}"),
         );
     }
     if good {
@@ -232,6 +242,99 @@ async fn refused(bus: &Bus) -> bool {
     tokio::time::timeout(REFUSAL_MAX, bus.refusal()).await.is_ok()
 }
 
+/// Who works off a durable, and who says so.
+const AT_WORK: [(&str, &str, &str, &str); 2] = [
+    (STREAM, "cm-gateway", "cm-gateway", "no payment is started"),
+    (
+        "KASSA_INBOX",
+        "engine-inbox",
+        "engine",
+        "commands that wait for nobody are not decided",
+    ),
+];
+/// Who answers questions and commands of shops.
+const ANSWERING: [(&str, &str, &str); 2] = [
+    (
+        "kassa-commands",
+        "engine",
+        "commands on NATS are answered by nobody",
+    ),
+    (
+        "kassa-queries",
+        "read-models",
+        "questions on NATS are answered by nobody",
+    ),
+];
+/// A reader asks for more all the time, but for moments in which it has as much as it can take, or has just been told.
+const LOOKS: u32 = 10;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(300);
+
+/// Whether the services are there that the bus is made for, and whether something waits for a person.
+async fn workers(bus: &Bus, findings: &mut Findings) {
+    for (stream, durable, role, why) in AT_WORK {
+        let subject = format!("$JS.API.CONSUMER.INFO.{stream}.{durable}");
+        let mut at_work = false;
+        for look in 0..LOOKS {
+            if look > 0 {
+                tokio::time::sleep(BETWEEN_LOOKS).await;
+            }
+            let Some(info) = quietly(bus, &subject).await else {
+                break;
+            };
+            // Where there is none, nobody has ever read with it.
+            at_work = info["num_waiting"].as_u64().unwrap_or(0) > 0;
+            if at_work || !info["error"].is_null() {
+                break;
+            }
+        }
+        if at_work {
+            findings.ok("services", format!("{durable} is read from"));
+        } else {
+            findings.wrong(
+                "services",
+                format!("nobody reads from {durable}"),
+                why,
+                format!("start kassa serve --role {role}"),
+            );
+        }
+    }
+    for (service, role, why) in ANSWERING {
+        if quietly(bus, &format!("$SRV.PING.{service}")).await.is_some() {
+            findings.ok("services", format!("{service} answers"));
+        } else {
+            findings.wrong(
+                "services",
+                format!("{service} does not answer"),
+                why,
+                format!("start kassa serve --role {role}"),
+            );
+        }
+    }
+    let subject = format!("$JS.API.STREAM.INFO.{DEAD_LETTERS}");
+    let waiting = quietly(bus, &subject)
+        .await
+        .and_then(|info| info["state"]["messages"].as_u64())
+        .unwrap_or(0);
+    if waiting > 0 {
+        findings.warning(
+            "dead letters",
+            format!("{waiting} messages wait for a person"),
+            "whoever sent them believes that they were done",
+            "kassa dlq ls says which and why",
+        );
+    }
+}
+
+/// One question; `None` where nobody answers, or the login may not ask.
+async fn quietly(bus: &Bus, subject: &str) -> Option<Value> {
+    let request = Request::new().payload("".into()).timeout(Some(ANSWER_MAX));
+    let answer = tokio::select! {
+        answer = bus.client.send_request(subject.to_owned(), request) => answer.ok()?,
+        _ = bus.refusal() => return None,
+    };
+    serde_json::from_slice(&answer.payload).ok()
+}
+
 /// One question to JetStream; `None` with its refusal told.
 async fn ask(bus: &Bus, subject: &str, findings: &mut Findings) -> Option<Value> {
     let request = Request::new().payload("".into()).timeout(Some(ANSWER_MAX));
@@ -242,7 +345,7 @@ async fn ask(bus: &Bus, subject: &str, findings: &mut Findings) -> Option<Value>
                 "permissions",
                 format!("login relay: {refused}"),
                 "the relay cannot look at its stream",
-                format!("allow it to publish {subject}: kassa nats setup prints what it should be"),
+                format!("allow it to publish {subject}: {COMPARE}"),
             );
             return None;
         }
@@ -308,20 +411,42 @@ async fn stream(bus: &Bus, log: Option<&Log>, lag_max: Duration, findings: &mut 
     }
 }
 
-/// Every stream against what it is to be: what `kassa nats setup --dry-run` says, as far as the relay's login may ask.
-async fn streams(bus: &Bus, config: &Config, findings: &mut Findings) {
-    let wanted = topology::streams(config.nats.replicas).map(|streams| Wanted {
-        streams,
-        // The relay's login sees no durables.
-        durables: vec![],
-    });
-    let compared = match wanted {
-        Ok(wanted) => {
-            let jetstream = async_nats::jetstream::new(bus.client.clone());
-            tokio::time::timeout(ANSWER_MAX, topology::compare(&jetstream, &wanted)).await
+async fn compared(
+    bus: &Bus,
+    jetstream: &async_nats::jetstream::Context,
+    wanted: &Wanted,
+) -> Result<anyhow::Result<Vec<Difference>>, tokio::time::error::Elapsed> {
+    let comparing = async {
+        tokio::select! {
+            compared = topology::compare(jetstream, wanted) => compared,
+            refused = bus.refusal() => Err(refused.into()),
         }
-        Err(error) => Ok(Err(error.into())),
     };
+    tokio::time::timeout(ANSWER_MAX, comparing).await
+}
+
+/// Streams and durables against what they are to be: what `kassa nats setup --dry-run` says, with the relay's login.
+async fn streams(bus: &Bus, config: &Config, findings: &mut Findings) {
+    let jetstream = async_nats::jetstream::new(bus.client.clone());
+    let mut compared = match nats_setup::wanted(config) {
+        Ok(wanted) => compared(bus, &jetstream, &wanted).await,
+        Err(error) => Ok(Err(error)),
+    };
+    // A server whose accounts are older permits it to look at streams only.
+    if bus.refused().is_some()
+        && let Ok(streams) = topology::streams(config.nats.replicas)
+        && let Ok(fresh) = open(config, &config.nats.relay).await
+    {
+        findings.warning(
+            "permissions",
+            "login relay may not look at durables",
+            "whether shops' durables are there is not seen",
+            format!("allow it to publish $JS.API.CONSUMER.INFO.{STREAM}.*: {COMPARE}"),
+        );
+        let jetstream = async_nats::jetstream::new(fresh.client.clone());
+        let durables = vec![];
+        compared = self::compared(&fresh, &jetstream, &Wanted { streams, durables }).await;
+    }
     let differences = match compared {
         Ok(Ok(differences)) => differences,
         Ok(Err(error)) => {
@@ -357,7 +482,13 @@ async fn streams(bus: &Bus, config: &Config, findings: &mut Findings) {
         if told {
             continue;
         }
-        if analysts {
+        if difference.what.starts_with("consumer ") {
+            let (why, remedy) = (
+                "whoever reads with it hears nothing: a shop ships nothing",
+                "kassa nats setup makes it",
+            );
+            findings.warning("streams", difference.to_string(), why, remedy);
+        } else if analysts {
             findings.warning(
                 "streams",
                 difference.to_string(),
