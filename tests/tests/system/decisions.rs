@@ -156,6 +156,15 @@ impl Engine {
         let (payment, _) = self.executor.current_payment(payment).await.expect("it is read");
         (order.opened().expect("it is there").status(), payment.status())
     }
+
+    async fn has_expiry_timer(&self, order: OrderId) -> bool {
+        let end_of_time = self.executor.now() + SignedDuration::from_hours(24 * 365);
+        let timers = self.executor.store().due_timers(0, end_of_time, 100).await;
+        timers
+            .expect("timers can be read")
+            .iter()
+            .any(|timer| timer.kind == "expire" && timer.stream_id == order.stream())
+    }
 }
 
 fn fresh() -> CommandId {
@@ -283,4 +292,23 @@ async fn a_report_about_another_order_counts_for_no_payment() {
         let (order, _) = engine.executor.current_order(order).await.expect("it is read");
         assert!(order.opened().expect("it is there").stopped.is_some(), "{word}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_timer_of_an_orders_end_stays_until_the_order_has_ended_or_money_came() {
+    let engine = Engine::new().await;
+    let (order, payment) = engine.redirected().await;
+    // By the clock of the machine that read it, its time is long over; by ours, it is not.
+    let ahead = engine.executor.now() + SignedDuration::from_hours(24 * 30);
+    engine.observe(order, 1, ahead, report("ours", "CANCELED")).await;
+    assert_eq!(engine.statuses(order, payment).await, ("open", "canceled"));
+    assert!(
+        engine.has_expiry_timer(order).await,
+        "nothing would end it any more"
+    );
+    engine
+        .observe(order, 2, ahead, report("ours", "AUTHORIZED"))
+        .await;
+    assert_eq!(engine.statuses(order, payment).await, ("paid", "authorized"));
+    assert!(!engine.has_expiry_timer(order).await);
 }
