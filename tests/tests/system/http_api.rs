@@ -1008,7 +1008,6 @@ async fn pages_read_while_orders_are_made_hold_each_event_once() {
         "each once and in order: {told:?}"
     );
 }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_the_keys_cannot_be_read_every_request_is_told_so_within_seconds() {
