@@ -366,7 +366,7 @@ impl Writer<'_> {
             "name": "DeadLetter",
             "title": "DeadLetter",
             "summary": "What a consumer gave up on, byte for byte as it came: an event, or a command of the inbox.",
-            "payload": { "description": "The original payload; what could not be decoded is here too." },
+            "payload": { "description": "The original payload. Empty for a command that could not be decoded, and where it held a card number: the header Kassa-Body-Bytes tells how long it was." },
         }));
         self.channel(
             "dlq",

@@ -61,7 +61,7 @@ pub(crate) async fn run(
 async fn take(commands: &Commands, jetstream: &Context, message: &Message) -> Disposition {
     let tokens: Vec<&str> = message.subject.split('.').collect();
     let [_, _, shop, verb] = tokens[..] else {
-        return Disposition::Park(format!(
+        return Disposition::ParkUnread(format!(
             "its subject is not of the form {PREFIX}.{{shop}}.{{verb}}"
         ));
     };
@@ -106,8 +106,8 @@ async fn take(commands: &Commands, jetstream: &Context, message: &Message) -> Di
         return Disposition::RetryAfter(REJECT_AGAIN);
     }
     if is_undecodable(&problem) {
-        // The shop's program is wrong, which the shop may not notice: a person can look at what it sent.
-        Disposition::Park(format!("{}: {}", problem.code, problem.detail))
+        // The shop's program is wrong, which the shop may not notice: a person can ask the shop for what it sent.
+        Disposition::ParkUnread(format!("{}: {}", problem.code, problem.detail))
     } else {
         Disposition::Settle
     }
@@ -166,7 +166,7 @@ mod tests {
     use kassa_chassis::problem::FieldError;
 
     #[test]
-    fn what_cannot_be_read_is_kept_for_a_person_and_what_holds_a_card_number_is_not() {
+    fn what_cannot_be_read_is_told_to_a_person_and_what_holds_a_card_number_is_not() {
         let malformed = Problem::validation(vec![FieldError::new("", "malformed", "must be JSON")]);
         let array = Problem::validation(vec![FieldError::new("", "invalid", "must be a JSON object")]);
         let wrong = Problem::validation(vec![FieldError::new("/amount", "required", "must be given")]);

@@ -68,7 +68,8 @@ pub(crate) struct LsArgs {
     output: Output,
 }
 
-/// Shows one dead letter with its headers and its body.
+/// Shows one dead letter with its headers and its body. Of a command that could not be read there is none (`null`), only its
+/// length and hash: it may have held a card number or an address.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   kassa dlq show 17
@@ -230,8 +231,16 @@ impl Letters {
             .filter_map(|(name, values)| Some((name.to_string(), values.first()?.as_str().into())))
             .collect();
         document["headers"] = headers.into();
-        let shown = &letter.payload[..letter.payload.len().min(SHOWN_MAX)];
-        document["body"] = String::from_utf8_lossy(shown).into_owned().into();
+        document["body"] = if is_withheld(&letter.headers) {
+            let header = |name: &str| letter.headers.get(name).map(ToString::to_string);
+            document["body_bytes"] =
+                json!(header(dead_letter::BODY_BYTES).and_then(|n| n.parse::<u64>().ok()));
+            document["body_sha256"] = json!(header(dead_letter::BODY_SHA256));
+            Value::Null
+        } else {
+            let shown = &letter.payload[..letter.payload.len().min(SHOWN_MAX)];
+            String::from_utf8_lossy(shown).into_owned().into()
+        };
         output::print(&format!("{}\n", serde_json::to_string_pretty(&document)?))?;
         Ok(ExitCode::SUCCESS)
     }
@@ -337,6 +346,13 @@ fn target(kept: &str, headers: &HeaderMap) -> Result<Target, String> {
                     "only {INBOX_DURABLE} gives up commands, and it is of {consumer}"
                 ));
             }
+            if is_withheld(headers) {
+                return Err(
+                    "its body was not kept, because it could not be read or held a card number: have the shop send the \
+                     command again, and drop this letter"
+                        .to_owned(),
+                );
+            }
             Ok(Target::Inbox(subject.clone()))
         }
         (events, ["kassa", "evt", ..]) if events.starts_with(subject::STREAM) && token(events).is_ok() => {
@@ -352,6 +368,10 @@ fn target(kept: &str, headers: &HeaderMap) -> Result<Target, String> {
             output::printable(&stream)
         )),
     }
+}
+
+fn is_withheld(headers: &HeaderMap) -> bool {
+    headers.get(dead_letter::BODY_BYTES).is_some()
 }
 
 fn is_none(kind: &RawMessageErrorKind) -> bool {
@@ -443,6 +463,18 @@ mod tests {
             assert!(target(&kept, &headers).is_err(), "{stream} {subject}");
         }
         assert!(target("kassa.dlq.engine-inbox.a.order.ord_1", &HeaderMap::new()).is_err());
+    }
+
+    #[test]
+    fn a_command_whose_body_was_not_kept_is_not_put_into_the_inbox_and_an_event_is_read_from_its_stream() {
+        let kept = "kassa.dlq.engine-inbox.a.command.create_order";
+        let mut headers = letter("engine-inbox", "KASSA_INBOX", CREATE);
+        headers.insert(dead_letter::BODY_BYTES, "20");
+        let why = target(kept, &headers).unwrap_err();
+        assert!(why.contains("have the shop send the command again"), "{why}");
+        let mut headers = letter("mine", "KASSA_EVENTS", SAFE);
+        headers.insert(dead_letter::BODY_BYTES, "20");
+        assert!(target("kassa.dlq.mine.a.order.ord_1", &headers).is_ok());
     }
 
     #[test]
