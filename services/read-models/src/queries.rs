@@ -57,6 +57,8 @@ const WAIT_MAX_S: u64 = 25;
 const LOOK: Duration = Duration::from_millis(500);
 /// Orders on one page, where nothing else is asked.
 const PAGE: i64 = 50;
+/// What a list of CloudEvents is called.
+const BATCH: &str = "application/cloudevents-batch+json";
 /// Events of one order and its payments; ten times what the busiest order of a drill has had.
 const EVENTS_MAX: usize = 2_000;
 
@@ -247,6 +249,7 @@ impl Queries {
         }
         let bytes = serde_json::to_vec(&told).map_err(|_| Problem::store_unavailable())?;
         let mut reply = Reply::new(Ok(bytes));
+        reply.content_type = BATCH;
         reply.position = position;
         Ok(reply)
     }
