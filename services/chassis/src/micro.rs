@@ -96,6 +96,8 @@ pub struct Asked {
 #[derive(Debug)]
 pub struct Reply {
     pub result: Result<Vec<u8>, Box<Problem>>,
+    /// What a result is; `Content-Type`. A problem is what problems are.
+    pub content_type: &'static str,
     /// The answer had been given before; `Idempotent-Replayed`.
     pub replayed: bool,
     /// How far the log was read for this answer; `Kassa-Position`.
@@ -108,6 +110,7 @@ impl Reply {
     pub fn new(result: Result<Vec<u8>, Box<Problem>>) -> Self {
         Self {
             result,
+            content_type: "application/json",
             replayed: false,
             position: None,
             preference: None,
@@ -299,7 +302,7 @@ async fn respond(request: &Request, reply: Reply) {
     }
     let payload = match reply.result {
         Ok(payload) => {
-            headers.insert("Content-Type", "application/json");
+            headers.insert("Content-Type", reply.content_type);
             payload
         }
         Err(problem) => {

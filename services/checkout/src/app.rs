@@ -9,7 +9,7 @@ use axum::{
     Router,
     http::HeaderMap,
     middleware,
-    routing::{get, post},
+    routing::{MethodRouter, get, post},
 };
 use kassa_chassis::{
     config::{Config, Mode},
@@ -58,22 +58,44 @@ pub(crate) struct App {
     in_flight: InFlight,
 }
 
+/// A method and address, and what answers it.
+type Route = (&'static str, &'static str, MethodRouter<Arc<App>>);
+
+/// Everything that is answered. A test holds it against the contract, in both directions.
+fn routes() -> [Route; 15] {
+    [
+        ("post", "/v1/orders", post(handlers::create_order)),
+        ("get", "/v1/orders", get(handlers::orders)),
+        ("get", "/v1/orders/{order_id}", get(handlers::order)),
+        (
+            "post",
+            "/v1/orders/{order_id}/payments",
+            post(handlers::start_payment),
+        ),
+        (
+            "post",
+            "/v1/orders/{order_id}/cancel",
+            post(handlers::cancel_order),
+        ),
+        ("get", "/v1/orders/{order_id}/events", get(handlers::order_events)),
+        ("get", "/v1/orders/{order_id}/why", get(handlers::why)),
+        ("get", "/v1/methods", get(handlers::methods)),
+        ("get", "/v1/events", get(events::events)),
+        ("get", "/v1/events/stream", get(stream::stream)),
+        ("get", "/openapi.json", get(pages::openapi)),
+        ("get", "/asyncapi.json", get(pages::asyncapi)),
+        ("get", "/docs/api", get(pages::api)),
+        ("get", "/problems/{code}", get(pages::problem)),
+        ("get", "/schemas/{*path}", get(pages::schema)),
+    ]
+}
+
 pub(crate) fn router(app: Arc<App>) -> Router {
-    Router::new()
-        .route("/v1/orders", post(handlers::create_order).get(handlers::orders))
-        .route("/v1/orders/{id}", get(handlers::order))
-        .route("/v1/orders/{id}/payments", post(handlers::start_payment))
-        .route("/v1/orders/{id}/cancel", post(handlers::cancel_order))
-        .route("/v1/orders/{id}/events", get(handlers::order_events))
-        .route("/v1/orders/{id}/why", get(handlers::why))
-        .route("/v1/methods", get(handlers::methods))
-        .route("/v1/events", get(events::events))
-        .route("/v1/events/stream", get(stream::stream))
-        .route("/openapi.json", get(pages::openapi))
-        .route("/asyncapi.json", get(pages::asyncapi))
-        .route("/docs/api", get(pages::api))
-        .route("/problems/{code}", get(pages::problem))
-        .route("/schemas/{*path}", get(pages::schema))
+    routes()
+        .into_iter()
+        .fold(Router::new(), |router, (_, path, answers)| {
+            router.route(path, answers)
+        })
         .fallback(async || Refused::from(refusal::no_such_route()))
         .method_not_allowed_fallback(async || Refused::from(refusal::method_not_allowed()))
         .with_state(app)
@@ -256,6 +278,25 @@ pub(crate) fn wrong(name: &str, detail: impl Into<String>) -> Box<Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_answered_is_what_the_contract_says_and_the_other_way_round() {
+        let document: serde_json::Value = serde_json::from_str(pages::OPENAPI).expect("the contract is JSON");
+        let paths = document["paths"].as_object().expect("paths");
+        let documented: BTreeSet<(String, String)> = paths
+            .iter()
+            .flat_map(|(path, operations)| {
+                let methods = operations.as_object().into_iter().flatten();
+                methods.map(|(method, _)| (method.clone(), path.clone()))
+            })
+            .collect();
+        let answered: BTreeSet<(String, String)> = routes()
+            .into_iter()
+            // One parameter for several segments is what OpenAPI cannot write.
+            .map(|(method, path, _)| (method.to_owned(), path.replace("{*", "{")))
+            .collect();
+        assert_eq!(answered, documented);
+    }
 
     #[test]
     fn places_are_few_for_one_key_and_free_again_when_they_are_left() {

@@ -194,7 +194,8 @@ async fn question(
     body: Map<String, Value>,
     kind: &'static str,
 ) -> Answer {
-    accepts(headers, &[kind, JSON])?;
+    // What was asked for is what it is called: a batch is JSON as well.
+    let kind = accepts(headers, &[kind, JSON])?;
     let asked = ask(key, verb, headers, body);
     respond(app.queries.answer(&asked).await, StatusCode::OK, kind)
 }

@@ -44,8 +44,8 @@ const COMMAND_VERSION: u32 = 1;
 const WAIT_DEFAULT_S: u64 = 10;
 /// Below the time-out of ordinary clients' longest patience, and of proxies.
 const WAIT_MAX_S: u64 = 25;
-/// HTTP clients and proxies are more patient: half a minute is what they grant.
-pub const WAIT_MAX_HTTP_S: u64 = 30;
+/// HTTP clients and proxies are more patient.
+pub const WAIT_MAX_HTTP_S: u64 = kassa_events_schema::api::WAIT_MAX_HTTP_S;
 /// While waiting, the state is looked at this often even when no hint comes: hints may be lost.
 const LOOK: Duration = Duration::from_millis(250);
 

@@ -53,6 +53,8 @@ const WAIT_MAX_S: u64 = 25;
 const LOOK: Duration = Duration::from_millis(500);
 /// Orders on one page, where nothing else is asked.
 const PAGE: i64 = 50;
+/// What a list of CloudEvents is called.
+const BATCH: &str = "application/cloudevents-batch+json";
 
 /// Answers questions, however they came.
 #[derive(Debug)]
@@ -248,6 +250,7 @@ impl Queries {
         }
         let bytes = serde_json::to_vec(&told).map_err(|_| Problem::store_unavailable())?;
         let mut reply = Reply::new(Ok(bytes));
+        reply.content_type = BATCH;
         reply.position = position;
         Ok(reply)
     }

@@ -175,6 +175,27 @@ async fn an_order_is_made_paid_and_read_over_http() {
     assert_eq!((&by_reference.body, &by_nats), (&safe.body, &safe.body));
     let story = api.get(&format!("/v1/orders/{order_id}/events")).await;
     assert_eq!(story.header("content-type"), "application/cloudevents-batch+json");
+    let plain = api
+        .request(Method::GET, &format!("/v1/orders/{order_id}/events"))
+        .header("Accept", "application/json");
+    let plain = Answer::of(plain).await;
+    assert_eq!(plain.header("content-type"), "application/json");
+    assert_eq!(plain.body, story.body);
+    let subject = format!("kassa.qry.{SHOP}.get_order_events");
+    let asked = json!({ "order_id": order_id }).to_string();
+    let by_nats = stage
+        .checkout
+        .request(subject, asked.into())
+        .await
+        .expect("it answers");
+    let kind = by_nats
+        .headers
+        .as_ref()
+        .and_then(|headers| headers.get("Content-Type"));
+    assert_eq!(
+        kind.map(|kind| kind.as_str()),
+        Some("application/cloudevents-batch+json")
+    );
     let types: Vec<_> = story
         .body
         .as_array()
