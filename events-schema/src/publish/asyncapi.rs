@@ -9,7 +9,7 @@ use super::{Components, Samples, VERSION, add_envelope, add_problem, example_of,
 use crate::api::problems::problem_type;
 use crate::api::{Kind, Verb};
 use crate::event::{self, EventType, INTERNAL, spoken};
-use crate::{headers, schema, subject};
+use crate::{dead_letter, headers, schema, subject};
 
 /// The whole document.
 #[must_use]
@@ -319,12 +319,12 @@ impl Writer<'_> {
         let inbox = format!("inbox_{}", verb.name);
         self.channel(
             &inbox,
-            &format!("kassa.inbox.{{shop}}.{}", verb.name),
+            &subject::inbox("{shop}", verb.name),
             &format!("Durable, without an answer: {}", verb.summary),
             &["shop"],
             &[name],
             json!({ "x-nats-jetstream": {
-                "stream": "KASSA_INBOX", "retention": "workqueue", "storage": "file",
+                "stream": subject::INBOX_STREAM, "retention": "workqueue", "storage": "file",
                 "acknowledged": "the stream's acknowledgement says that it is kept; what became of it, get_order or kassa.rejected tells",
             }}),
         );
@@ -374,7 +374,7 @@ impl Writer<'_> {
             "Dead letters, by who gave up: kept until a person has looked.",
             &["consumer", "shop", "aggregate", "id"],
             &["DeadLetter"],
-            json!({ "x-nats-jetstream": { "stream": "KASSA_DLQ", "retention": "limits", "storage": "file" } }),
+            json!({ "x-nats-jetstream": { "stream": dead_letter::STREAM, "retention": "limits", "storage": "file" } }),
         );
         self.operation(
             "park",

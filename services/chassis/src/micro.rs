@@ -15,7 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     config::{Config, Mode},
     metrics,
-    problem::Problem,
+    problem::{Problem, refusal_headers},
 };
 
 /// Requests under way at once: each waits for a commit, and some for the provider's answer.
@@ -303,9 +303,7 @@ async fn respond(request: &Request, reply: Reply) {
             payload
         }
         Err(problem) => {
-            headers.insert("Content-Type", "application/problem+json");
-            headers.insert("Nats-Service-Error-Code", problem.status.to_string().as_str());
-            headers.insert("Nats-Service-Error", problem.title.as_str());
+            refusal_headers(&mut headers, &problem);
             serde_json::to_vec(&problem).unwrap_or_default()
         }
     };

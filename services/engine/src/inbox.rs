@@ -15,8 +15,9 @@ use bytes::Bytes;
 use kassa_chassis::{
     bus::{self, Disposition, Work},
     micro::Asked,
-    problem::Problem,
+    problem::{Problem, refusal_headers},
 };
+use kassa_events_schema::subject;
 use tokio_util::sync::CancellationToken;
 
 use crate::service::{Commands, SERVICE};
@@ -35,9 +36,9 @@ const KEPT: [&str; 4] = ["Idempotency-Key", "Correlation-Id", "traceparent", "tr
 #[must_use]
 pub fn inbox() -> Work {
     Work {
-        stream: "KASSA_INBOX".to_owned(),
+        stream: subject::INBOX_STREAM.to_owned(),
         durable: "engine-inbox".to_owned(),
-        filter: "kassa.inbox.>".to_owned(),
+        filter: subject::INBOX.to_owned(),
         ack_wait: Duration::from_secs(30),
         concurrency: CONCURRENCY,
         start_sequence: 1,
@@ -141,9 +142,7 @@ async fn reject(
             headers.insert(name, value.clone());
         }
     }
-    headers.insert("Content-Type", "application/problem+json");
-    headers.insert("Nats-Service-Error-Code", problem.status.to_string().as_str());
-    headers.insert("Nats-Service-Error", problem.title.as_str());
+    refusal_headers(&mut headers, problem);
     let info = message.info().map_err(anyhow::Error::from_boxed)?;
     // Delivered twice, told once.
     let id = format!(
@@ -155,7 +154,7 @@ async fn reject(
     headers.insert("Nats-Msg-Id", id.as_str());
     let body = Bytes::from(serde_json::to_vec(problem)?);
     jetstream
-        .publish_with_headers(format!("kassa.rejected.{shop}.{verb}"), headers, body)
+        .publish_with_headers(subject::rejected(shop, verb), headers, body)
         .await?
         .await?;
     Ok(())

@@ -16,7 +16,10 @@ use async_nats::{
     },
 };
 use clap::{Args, Subcommand};
-use kassa_events_schema::dead_letter::{self, DeadLetter, Redeliver, Redelivered};
+use kassa_events_schema::{
+    dead_letter::{self, DeadLetter, Redeliver, Redelivered},
+    subject,
+};
 use kassa_infra::nats::INBOX_DURABLE;
 use serde_json::{Value, json};
 
@@ -325,7 +328,9 @@ fn target(kept: &str, headers: &HeaderMap) -> Result<Target, String> {
     }
     let tokens: Vec<&str> = subject.split('.').collect();
     match (stream.as_str(), tokens.as_slice()) {
-        ("KASSA_INBOX", ["kassa", "inbox", shop, verb]) if token(shop).is_ok() && token(verb).is_ok() => {
+        (subject::INBOX_STREAM, ["kassa", "inbox", shop, verb])
+            if token(shop).is_ok() && token(verb).is_ok() =>
+        {
             // No shipment service may write letters of this durable; of any other it may, and would have us send commands.
             if consumer != INBOX_DURABLE {
                 return Err(format!(
@@ -334,7 +339,7 @@ fn target(kept: &str, headers: &HeaderMap) -> Result<Target, String> {
             }
             Ok(Target::Inbox(subject.clone()))
         }
-        (events, ["kassa", "evt", ..]) if events.starts_with("KASSA_EVENTS") && token(events).is_ok() => {
+        (events, ["kassa", "evt", ..]) if events.starts_with(subject::STREAM) && token(events).is_ok() => {
             let sequence = header(dead_letter::ORIGIN_SEQUENCE).and_then(|number| number.parse().ok());
             Ok(Target::Consumer {
                 subject: dead_letter::redeliver_subject(&consumer, events),
