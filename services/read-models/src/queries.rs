@@ -15,23 +15,19 @@ use kassa_chassis::{
     requests,
 };
 use kassa_domain::{
-    ids::{OrderId, PaymentId, Shop},
+    ids::{OrderId, Shop},
     methods::Catalogue,
-    order::OrderEvent,
 };
-use kassa_event_store::{Store, StoredEvent};
+use kassa_event_store::Store;
 use kassa_events_schema::api::{
     ExplainOrder, GetOrder, GetOrderEvents, ListMethods, ListOrders, SafeValue, queries::LIST_MAX,
 };
-use kassa_relay::Translator;
+use kassa_relay::{EventFilter, FilteredLog, TranslateError};
 use serde_json::{Value, json};
-use tokio::{
-    sync::{Mutex, watch},
-    time::Instant,
-};
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::{PART, cursor, methods, projector, why};
+use crate::{PART, cursor, methods, why};
 
 pub(crate) const SERVICE: MicroService = MicroService {
     name: "kassa-queries",
@@ -57,8 +53,6 @@ const WAIT_MAX_S: u64 = 25;
 const LOOK: Duration = Duration::from_millis(500);
 /// Orders on one page, where nothing else is asked.
 const PAGE: i64 = 50;
-/// Events of one order and its payments; ten times what the busiest order of a drill has had.
-const EVENTS_MAX: usize = 2_000;
 
 /// Answers questions, however they came.
 #[derive(Debug)]
@@ -69,7 +63,8 @@ pub struct Queries {
     /// `None` where the methods' file is not usable, which was told at the start.
     methods: Option<Catalogue>,
     progress: watch::Receiver<i64>,
-    translator: Mutex<Translator>,
+    /// Shops whose events are about money that exists.
+    live: BTreeSet<String>,
     wait_max_s: u64,
     rates: RatePerShop,
     shutdown: CancellationToken,
@@ -83,9 +78,8 @@ impl Queries {
         progress: watch::Receiver<i64>,
         shutdown: CancellationToken,
     ) -> Self {
-        let live = kassa_relay::shops_in_live_mode(config);
         Self {
-            translator: Mutex::new(Translator::new(store.clone(), live)),
+            live: kassa_relay::shops_in_live_mode(config),
             store,
             part: PART,
             shops: config.shops.keys().cloned().collect(),
@@ -221,29 +215,29 @@ impl Queries {
 
     async fn get_order_events(&self, shop: &Shop, body: GetOrderEvents) -> Result<Reply, Box<Problem>> {
         let order_id = order_of(shop, Some(body.order_id), None)?;
-        let mut events = self.stream(order_id.stream()).await?;
-        if events
-            .first()
-            .is_none_or(|first| first.shop != shop.as_str() || first.aggregate_id != order_id.to_string())
-        {
-            return Err(Box::new(Problem::not_found("order")));
-        }
-        for payment_id in attempts(&events).map_err(|error| untellable(&error))? {
-            events.extend(self.stream(payment_id.stream()).await?);
-        }
-        events.sort_by_key(|event| event.position);
-        let position = events
-            .last()
-            .map(|last| format!("{}-{}", last.part, last.position));
+        let filter = EventFilter {
+            part: self.part,
+            // Another shop's order has no event that this one may read.
+            shop: Some(shop.clone()),
+            order: Some(order_id),
+            ..EventFilter::default()
+        };
+        let mut log = FilteredLog::open(self.store.clone(), self.live.clone(), filter)
+            .await
+            .map_err(untellable)?;
+        let mut position = None;
         let mut told = Vec::new();
-        let mut translator = self.translator.lock().await;
-        for stored in &events {
-            let told_as = translator.envelope(stored).await;
-            let envelope = told_as.map_err(|error| untellable(&error))?;
-            // What is our own business has no data, and tells a shop nothing.
-            if !envelope.is_internal() {
-                told.push(envelope);
+        while let Some(events) = log.next().await.map_err(untellable)? {
+            for event in events {
+                position = Some(format!("{}-{}", event.meta().part, event.meta().position));
+                // What is our own business has no data, and tells a shop nothing.
+                if !event.is_internal() {
+                    told.push(event);
+                }
             }
+        }
+        if position.is_none() {
+            return Err(Box::new(Problem::not_found("order")));
         }
         let bytes = serde_json::to_vec(&told).map_err(|_| Problem::store_unavailable())?;
         let mut reply = Reply::new(Ok(bytes));
@@ -325,13 +319,6 @@ impl Queries {
         Ok(row.map(|row| row.get(0)))
     }
 
-    async fn stream(&self, stream: uuid::Uuid) -> Result<Vec<StoredEvent>, Box<Problem>> {
-        self.store
-            .read_stream(stream, 0, EVENTS_MAX)
-            .await
-            .map_err(|_| Box::new(Problem::store_unavailable()))
-    }
-
     /// Waits until the projection has everything that was stored before this question, at most [`CATCH_UP`]; up to where
     /// that is. Who names a position gets what was there then or later, or is told to ask again: that is what he asked for.
     async fn caught_up(&self, asked_for: Option<i64>) -> Result<i64, Box<Problem>> {
@@ -359,10 +346,10 @@ impl Queries {
 
     /// `part-number` of our part.
     fn position(&self, text: &str) -> Result<i64, Box<Problem>> {
-        let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-        text.split_once('-')
-            .filter(|(part, number)| digits(part) && digits(number) && part.parse() == Ok(self.part))
-            .and_then(|(_, number)| number.parse().ok())
+        kassa_relay::position(text)
+            .ok()
+            .filter(|(part, _)| *part == self.part)
+            .map(|(_, number)| number)
             .ok_or_else(|| {
                 let error = FieldError::new("/min_position", "invalid", rule("/min_position"));
                 Box::new(Problem::validation(vec![error]))
@@ -412,19 +399,10 @@ fn order_of(shop: &Shop, id: Option<String>, reference: Option<String>) -> Resul
     }
 }
 
-/// The order's payments, as its own events name them.
-fn attempts(events: &[StoredEvent]) -> anyhow::Result<Vec<PaymentId>> {
-    let mut named = Vec::new();
-    for stored in events {
-        if let OrderEvent::AttemptOpened { payment_id, .. } = projector::read(stored)? {
-            named.push(payment_id);
-        }
+fn untellable(error: TranslateError) -> Box<Problem> {
+    if !matches!(error, TranslateError::Store(_)) {
+        tracing::error!(%error, "an event cannot be told");
     }
-    Ok(named)
-}
-
-fn untellable(error: &dyn std::fmt::Display) -> Box<Problem> {
-    tracing::error!(%error, "an event cannot be told");
     Box::new(Problem::store_unavailable())
 }
 
