@@ -56,13 +56,13 @@ const STREAM: &str = kassa_events_schema::subject::STREAM;
   kassa listen --database-url postgresql:///kassa --forward-to http://127.0.0.1:3000/hook --durable dev")]
 pub(crate) struct ListenArgs {
     /// Only this shop's; on the live subjects of NATS one has to be named.
-    #[arg(long, env = "KASSA_SHOP", value_name = "SHOP", value_parser = shop)]
+    #[arg(long, env = "KASSA_SHOP", value_name = "SHOP", value_parser = replay::shop)]
     shop: Option<Shop>,
     /// Such as payment.* or order.payment_safe; may be given several times.
     #[arg(long = "type", value_name = "TYPE")]
     types: Vec<TypePattern>,
     /// This order and its payments.
-    #[arg(long, value_name = "ORDER_ID", value_parser = order)]
+    #[arg(long, value_name = "ORDER_ID", value_parser = replay::order)]
     order: Option<OrderId>,
     /// From then on: a duration before now, a position `part-number` or a time. Without it, from now on.
     #[arg(long, value_name = "1h|POSITION|TIME", value_parser = since)]
@@ -114,14 +114,6 @@ fn since(text: &str) -> Result<Since, String> {
             "a duration such as 1h, a position such as 0-41992, or a time such as 2026-11-01T00:00Z"
                 .to_owned()
         })
-}
-
-fn shop(text: &str) -> Result<Shop, String> {
-    Shop::parse(text).map_err(|error| error.to_string())
-}
-
-fn order(text: &str) -> Result<OrderId, String> {
-    OrderId::parse(text).map_err(|error| error.to_string())
 }
 
 fn durable(text: &str) -> Result<String, String> {

@@ -50,11 +50,11 @@ pub(crate) struct ReplayArgs {
     database_url: Option<String>,
 }
 
-fn shop(text: &str) -> Result<Shop, String> {
+pub(crate) fn shop(text: &str) -> Result<Shop, String> {
     Shop::parse(text).map_err(|error| error.to_string())
 }
 
-fn order(text: &str) -> Result<OrderId, String> {
+pub(crate) fn order(text: &str) -> Result<OrderId, String> {
     OrderId::parse(text).map_err(|error| error.to_string())
 }
 
