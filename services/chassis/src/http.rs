@@ -434,7 +434,7 @@ fn malformed(detail: &str) -> Problem {
     Problem::of(
         "malformed_request",
         detail,
-        "send it as HTTP/1.1 with a library that is kept up to date",
+        "send it with a library for HTTP that is kept up to date",
     )
 }
 
