@@ -358,7 +358,8 @@ fn relay() -> Rights {
             format!("$JS.API.DIRECT.GET.{stream}.>"),
         ]);
     }
-    // With which kassa doctor sees durables that went with an older stream.
+    // With which kassa doctor compares all that there is to be, and sees durables that went with an older stream.
+    publish.push(format!("$JS.API.STREAM.INFO.{PROBE_STREAM}"));
     for stream in EVENT_STREAMS
         .into_iter()
         .chain([INBOX_STREAM, REJECTED_STREAM, ANALYTICS_STREAM])

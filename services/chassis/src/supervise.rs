@@ -151,8 +151,9 @@ mod tests {
         });
         let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
         let watching = async {
-            let told =
-                || String::from_utf8_lossy(&log.0.lock().expect("one at a time")).contains("runs again");
+            let told = || {
+                String::from_utf8_lossy(&log.0.lock().expect("one at a time")).contains("runs again worker")
+            };
             while !told() && tokio::time::Instant::now() < deadline {
                 tokio::task::yield_now().await;
             }

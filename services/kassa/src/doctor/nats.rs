@@ -9,7 +9,7 @@ use kassa_chassis::{
     config::{Config, Login},
 };
 use kassa_events_schema::subject;
-use kassa_infra::nats::DEAD_LETTERS;
+use kassa_infra::nats::{DEAD_LETTERS, PROBE_STREAM};
 use kassa_relay::topology::{self, Difference, Wanted};
 use serde_json::Value;
 use tokio::time::Instant;
@@ -434,15 +434,18 @@ async fn streams(bus: &Bus, config: &Config, findings: &mut Findings) {
     };
     // A server whose accounts are older permits it to look at streams only.
     if bus.refused().is_some()
-        && let Ok(streams) = topology::streams(config.nats.replicas)
+        && let Ok(mut streams) = topology::streams(config.nats.replicas)
         && let Ok(fresh) = open(config, &config.nats.relay).await
     {
         findings.warning(
             "permissions",
             "login relay may not look at durables",
             "whether shops' durables are there is not seen",
-            format!("allow it to publish $JS.API.CONSUMER.INFO.{STREAM}.*: {COMPARE}"),
+            format!(
+                "allow it to publish $JS.API.CONSUMER.INFO.{STREAM}.* and what else it is to have: {COMPARE}"
+            ),
         );
+        streams.retain(|stream| stream.name != PROBE_STREAM);
         let jetstream = async_nats::jetstream::new(fresh.client.clone());
         let durables = vec![];
         compared = self::compared(&fresh, &jetstream, &Wanted { streams, durables }).await;
@@ -473,7 +476,9 @@ async fn streams(bus: &Bus, config: &Config, findings: &mut Findings) {
     for difference in &differences {
         // Told already, with more words.
         let told = (difference.what == "server" && difference.setting == "version")
-            || (difference.what == format!("stream {STREAM}") && difference.setting == "exists");
+            || (difference.what == format!("stream {STREAM}") && difference.setting == "exists")
+            // Made by the first process whose readiness is asked after.
+            || (difference.what == format!("stream {PROBE_STREAM}") && difference.setting == "exists");
         let analysts = difference.what == format!("stream {}", topology::ANALYTICS);
         let remedy = format!(
             "kassa nats setup sets {} to {}",
