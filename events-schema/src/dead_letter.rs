@@ -48,16 +48,10 @@ pub struct DeadLetter<'a> {
 }
 
 impl DeadLetter<'_> {
-    /// Under which subject it is kept. A subject of a form that is not known here becomes `unknown`.
+    /// Under which subject it is kept: [`subject`].
     #[must_use]
     pub fn dead_subject(&self) -> String {
-        let tokens: Vec<&str> = self.subject.split('.').collect();
-        let [shop, aggregate, id] = match tokens.as_slice() {
-            ["kassa", "evt", _, shop, aggregate, id, ..] => [*shop, *aggregate, *id],
-            ["kassa", "inbox", shop, verb] => [*shop, "command", *verb],
-            _ => ["unknown"; 3],
-        };
-        format!("kassa.dlq.{}.{shop}.{aggregate}.{id}", self.consumer)
+        subject(self.consumer, self.subject)
     }
 
     /// The headers that come beside those of the message itself. `Nats-Msg-Id` makes a repeat within the stream's window
@@ -100,6 +94,19 @@ impl DeadLetter<'_> {
         ];
         !header.starts_with("nats-") && !ours.iter().any(|own| own.eq_ignore_ascii_case(&header))
     }
+}
+
+/// Under which subject a message that came under `origin` is kept, when `consumer` gave it up. A subject of a form that is not
+/// known here becomes `unknown`.
+#[must_use]
+pub fn subject(consumer: &str, origin: &str) -> String {
+    let tokens: Vec<&str> = origin.split('.').collect();
+    let [shop, aggregate, id] = match tokens.as_slice() {
+        ["kassa", "evt", _, shop, aggregate, id, ..] => [*shop, *aggregate, *id],
+        ["kassa", "inbox", shop, verb] => [*shop, "command", *verb],
+        _ => ["unknown"; 3],
+    };
+    format!("kassa.dlq.{consumer}.{shop}.{aggregate}.{id}")
 }
 
 /// Where the owner of a consumer hears that a message is to be done again. The body is a [`Redeliver`].

@@ -4,7 +4,8 @@
 A durable pull consumer reads `order.payment_safe` and `order.payment_safety_lost`; an inbox in SQLite knows what was seen.
 Per message: check it; record it and the release or hold in one transaction; commit; only then acknowledge. The bus delivers
 at least once, and everything again after it was wiped and refilled, so "once" is the inbox's doing. It promises no order
-either: a release whose hold came first is recorded and not released.
+either: a release whose hold, or a later release, came first is recorded and not released. A later epoch of an order lifts its
+hold; it is not a second parcel.
 
 The release is the row in `shipments`, the hold that in `holds`. The line on standard output is printed after the commit: like
 every effect outside the transaction it can be lost by a crash in between (printing before the commit would repeat it instead).
@@ -153,10 +154,11 @@ class Inbox:
                     "INSERT OR IGNORE INTO holds (order_id, epoch, event_id) VALUES (?, ?, ?)", (*order, event)
                 ).rowcount
             elif new:
-                # Nothing for a release whose hold was delivered first.
+                # Nothing for a release whose hold, or a later release, was delivered first.
                 new = self.db.execute(
                     "INSERT OR IGNORE INTO shipments (order_id, epoch, event_id, amount_minor, currency)"
-                    " SELECT ?1, ?2, ?3, ?4, ?5 WHERE NOT EXISTS (SELECT 1 FROM holds WHERE order_id = ?1 AND epoch >= ?2)",
+                    " SELECT ?1, ?2, ?3, ?4, ?5 WHERE NOT EXISTS (SELECT 1 FROM holds WHERE order_id = ?1 AND epoch >= ?2)"
+                    " AND NOT EXISTS (SELECT 1 FROM shipments WHERE order_id = ?1 AND epoch > ?2)",
                     (*order, event, amount["value"], amount["currency"]),
                 ).rowcount
             # A real service puts its job for the picker here, or stops it, in the same transaction.
@@ -216,7 +218,8 @@ async def settle(inbox, message):
     if new:
         print(json.dumps({**told, "sequence": sequence}), flush=True)
     else:
-        log(f"nothing to {told['told']}: it was before, or its hold came first", order_id=told["order_id"], sequence=sequence)
+        log(f"nothing to {told['told']}: it was before, or its hold or a later release came first",
+            order_id=told["order_id"], sequence=sequence)
     # Lost acknowledgements cost a repeat, which the inbox knows.
     await message.ack()
     return new

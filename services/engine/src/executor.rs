@@ -355,10 +355,8 @@ fn replayed<O: DeserializeOwned>(
 }
 
 fn key_reused() -> Problem {
-    Problem::new(
-        422,
+    Problem::of(
         "idempotency_key_reused",
-        "this Idempotency-Key was used for something else",
         "the key belongs to another verb, target or body",
         "send a new key for a new intention, or the first body again for a repeat",
     )

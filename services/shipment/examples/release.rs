@@ -20,11 +20,11 @@ async fn main() -> anyhow::Result<()> {
     let (client, connection) = config.connect(NoTls).await?;
     tokio::spawn(connection);
     Inbox::prepare(&client).await?;
+    // One job per order, whatever its epoch.
     client
         .batch_execute(
             "CREATE TABLE IF NOT EXISTS shipment_service.pick_jobs
-                 (order_id text, epoch bigint, amount_minor bigint, held boolean NOT NULL DEFAULT false,
-                  PRIMARY KEY (order_id, epoch))",
+                 (order_id text PRIMARY KEY, epoch bigint, amount_minor bigint, held boolean NOT NULL DEFAULT false)",
         )
         .await?;
 
@@ -63,10 +63,14 @@ async fn main() -> anyhow::Result<()> {
 async fn pick(told: &Instruction, transaction: &Transaction<'_>) -> Result<(), tokio_postgres::Error> {
     let epoch = i64::from(told.epoch());
     match told {
+        // A later epoch lifts the hold, it is not a second parcel.
         Instruction::Ship(safe) => {
             transaction
                 .execute(
-                    "INSERT INTO shipment_service.pick_jobs VALUES ($1, $2, $3)",
+                    "INSERT INTO shipment_service.pick_jobs AS job VALUES ($1, $2, $3)
+                     ON CONFLICT (order_id) DO UPDATE
+                     SET epoch = excluded.epoch, amount_minor = excluded.amount_minor, held = false
+                     WHERE job.epoch < excluded.epoch",
                     &[&safe.order_id, &epoch, &safe.amount.value],
                 )
                 .await?
@@ -74,7 +78,7 @@ async fn pick(told: &Instruction, transaction: &Transaction<'_>) -> Result<(), t
         Instruction::Hold(lost) => {
             transaction
                 .execute(
-                    "UPDATE shipment_service.pick_jobs SET held = true WHERE order_id = $1 AND epoch = $2",
+                    "UPDATE shipment_service.pick_jobs SET held = true WHERE order_id = $1 AND epoch <= $2",
                     &[&lost.order_id, &epoch],
                 )
                 .await?

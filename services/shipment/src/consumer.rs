@@ -47,9 +47,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// order is for a person, who sees [`Stats::failed`].
 const AGAIN_MIN: Duration = Duration::from_secs(1);
 const AGAIN_MAX: Duration = Duration::from_secs(60);
-/// After so many deliveries, some quarter of an hour, an order that the handler cannot release is told of in the dead
-/// letters, while it goes on coming.
-const TOLD_AFTER: i64 = 20;
+/// After so many deliveries, some quarter of an hour, an event that is not acted on is told of in the dead letters, while it
+/// goes on coming; and again after twice, four times … as many, because one letter may be lost.
+const TOLD_AFTER: u64 = 20;
 /// For a dead letter to be stored; beyond it the message comes again.
 const BURY_MAX: Duration = Duration::from_secs(3);
 /// How long the last acknowledgements get to leave at a shutdown. Lost ones only cost a repeat.
@@ -256,7 +256,8 @@ impl Consumer {
     /// Releases orders until the shutdown; an event under way is finished first.
     ///
     /// The handler gets the event and the transaction in which it is recorded: what it writes there happens exactly once.
-    /// What it does elsewhere must be idempotent by `(order_id, epoch)`. It must neither commit nor roll back; with its
+    /// What it does elsewhere must be idempotent by `(order_id, epoch)`. A later epoch of an order lifts its hold: it is not a
+    /// second parcel, so keep one job per order. It must neither commit nor roll back; with its
     /// error, or after 20 s, everything is rolled back and the event comes again. Events are handled one at a time, in no
     /// promised order; start several instances for more.
     ///
@@ -471,7 +472,7 @@ impl Consumer {
             }
             Ok(Outcome::Overtaken) => {
                 self.stats.count_duplicate();
-                tracing::warn!(order.id = order_id, event.id = %event_id, sequence, "order not released: its hold came first");
+                tracing::warn!(order.id = order_id, event.id = %event_id, sequence, "order not released: its hold or a later release came first");
                 reply(message, AckKind::Ack).await;
             }
             Ok(Outcome::Duplicate) => {
@@ -481,22 +482,7 @@ impl Consumer {
             }
             Ok(Outcome::Failed(error)) => {
                 self.stats.count_failed();
-                // A paid order is not forgotten: it goes on coming, and a person is told.
-                if delivered == TOLD_AFTER
-                    && let Err(trouble) = bury(
-                        &self.jetstream,
-                        &self.settings.durable,
-                        message,
-                        &error.to_string(),
-                    )
-                    .await
-                {
-                    tracing::warn!(
-                        error = &*trouble as &dyn Error,
-                        sequence,
-                        "no dead letter could be written"
-                    );
-                }
+                self.tell(message, delivered, &*error).await;
                 tracing::warn!(
                     error = &*error as &dyn Error,
                     order.id = order_id,
@@ -511,11 +497,28 @@ impl Consumer {
                 self.stats.count_failed();
                 // Whatever the transaction was in the middle of ends with its connection, or has committed; the repeat tells.
                 self.session = None;
+                // Too slow, or refused at the commit: it may be this event's own doing, every time.
+                self.tell(message, delivered, &trouble).await;
                 reply(message, again).await;
                 return Err(trouble);
             }
         }
         Ok(())
+    }
+
+    /// Tells a person of an event that keeps failing. A paid order is not forgotten: it goes on coming.
+    async fn tell(&self, message: &Message, delivered: i64, why: &(dyn Error + Send + Sync)) {
+        if !is_told(delivered) {
+            return;
+        }
+        let buried = bury(&self.jetstream, &self.settings.durable, message, &why.to_string()).await;
+        if let Err(error) = buried {
+            tracing::warn!(
+                error = &*error as &dyn Error,
+                delivered,
+                "no dead letter could be written, a later delivery writes it"
+            );
+        }
     }
 
     /// Requests to do an event again that went to the dead letters. A login of one shop may not hear them.
@@ -560,7 +563,11 @@ impl Consumer {
             }
             Ok(Outcome::Overtaken) => {
                 self.stats.count_duplicate();
-                (true, "its hold came first: not released".to_owned(), None)
+                (
+                    true,
+                    "its hold or a later release came first: not released".to_owned(),
+                    None,
+                )
             }
             Ok(Outcome::Failed(error)) => (false, error.to_string(), None),
             Err(trouble) => {
@@ -873,6 +880,13 @@ fn again_after(delivered: i64) -> Duration {
     )
 }
 
+/// `delivered` counts from 1; true at 1, 2, 4 … times [`TOLD_AFTER`].
+fn is_told(delivered: i64) -> bool {
+    u64::try_from(delivered).is_ok_and(|delivered| {
+        delivered.is_multiple_of(TOLD_AFTER) && (delivered / TOLD_AFTER).is_power_of_two()
+    })
+}
+
 fn doubled(first: Duration, last: Duration, times: usize) -> Duration {
     let factor = u32::try_from(times)
         .ok()
@@ -905,6 +919,15 @@ mod tests {
         assert_eq!(again_after(3), AGAIN_MIN * 4);
         assert_eq!([again_after(7), again_after(i64::MAX)], [AGAIN_MAX; 2]);
         assert_eq!([again_after(0), again_after(i64::MIN)], [AGAIN_MIN; 2]);
+    }
+
+    #[test]
+    fn a_person_is_told_again_of_what_goes_on_failing_and_not_at_every_delivery() {
+        let told: Vec<i64> = (i64::MIN..i64::MIN + 9)
+            .chain(-40..=1_000)
+            .filter(|delivered| is_told(*delivered))
+            .collect();
+        assert_eq!(told, [20, 40, 80, 160, 320, 640]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ pub(crate) enum Admission {
     New,
     /// Seen before, under this or another event id.
     Known,
-    /// A release whose hold was delivered first: the bus promises no order. It is not released.
+    /// A release whose hold, or a later release, was delivered first: the bus promises no order. It is not released.
     Overtaken,
 }
 
@@ -94,13 +94,15 @@ impl Inbox {
         // Then too, goods leave once.
         let is_new = match instruction {
             Instruction::Ship(safe) => {
-                let held = transaction
-                    .query_opt(
-                        "SELECT 1 FROM shipment_service.holds WHERE order_id = $1 AND epoch >= $2 LIMIT 1",
+                // The last epoch decides: an older release says nothing that a newer one, or a hold, did not say better.
+                let overtaken = transaction
+                    .query_one(
+                        "SELECT EXISTS (SELECT 1 FROM shipment_service.holds WHERE order_id = $1 AND epoch >= $2)
+                             OR EXISTS (SELECT 1 FROM shipment_service.shipments WHERE order_id = $1 AND epoch > $2)",
                         &[&order_id, epoch],
                     )
                     .await?;
-                if held.is_some() {
+                if overtaken.get(0) {
                     return Ok(Admission::Overtaken);
                 }
                 transaction
@@ -141,5 +143,100 @@ impl Inbox {
             )
             .await?;
         Ok(found.is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use kassa_infra::servers::{Postgres, PostgresOptions};
+    use tokio_postgres::NoTls;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::judge::judge;
+
+    const SAFE: &[u8] = include_bytes!("../../../events-schema/samples/order/payment_safe.v1.json");
+    const LOST: &[u8] = include_bytes!("../../../events-schema/samples/order/payment_safety_lost.v1.json");
+
+    /// The sample, as it comes under another epoch: that is another event.
+    fn order(sample: &[u8], event: &str, epoch: i32) -> Order {
+        let subject = format!("kassa.evt.0.brekz-nl.order.ord_5k3m01kb2m8x4r7fezd9t6hqnvsg.{event}");
+        let order = judge(&subject, sample).expect("a sample is one");
+        let name = format!("{event}/{epoch}");
+        Order {
+            event_id: Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()),
+            epoch,
+            ..order
+        }
+    }
+
+    fn release(epoch: i32) -> Order {
+        order(SAFE, "payment_safe", epoch)
+    }
+
+    fn hold(epoch: i32) -> Order {
+        order(LOST, "payment_safety_lost", epoch)
+    }
+
+    async fn connect(url: &str) -> Client {
+        let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("it opens");
+        tokio::spawn(connection);
+        client
+    }
+
+    #[tokio::test]
+    async fn what_comes_late_never_releases_an_order_again() {
+        use Admission::{Known, New, Overtaken};
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let runs = here.join("../../target/tmp");
+        std::fs::create_dir_all(&runs).expect("the target folder can be written");
+        let folder = tempfile::tempdir_in(runs).expect("the target folder can be written");
+        let postgres = Postgres::start(&PostgresOptions {
+            dir: folder.path().join("pg"),
+            bin_dir: None,
+            cache_dir: here.join("../../.cache"),
+        })
+        .expect("PostgreSQL starts");
+        let maker = connect(&postgres.url("postgres")).await;
+        for (name, told) in [
+            (
+                "in_order",
+                vec![
+                    (release(1), New),
+                    (hold(1), New),
+                    (release(2), New),
+                    (release(2), Known),
+                ],
+            ),
+            ("hold_first", vec![(hold(1), New), (release(1), Overtaken)]),
+            // The second release came, the first was stuck in a consumer, or in the dead letters.
+            (
+                "newer_release_first",
+                vec![
+                    (release(2), New),
+                    (release(1), Overtaken),
+                    (hold(1), New),
+                    (release(1), Known),
+                    (hold(2), New),
+                ],
+            ),
+        ] {
+            maker
+                .batch_execute(&format!("CREATE DATABASE {name}"))
+                .await
+                .expect("it is made");
+            let mut client = connect(&postgres.url(name)).await;
+            Inbox::prepare(&client).await.expect("the tables are made");
+            for (n, (order, expected)) in (1..).zip(told) {
+                let transaction = client.transaction().await.expect("it begins");
+                let admission = Inbox::admit(&transaction, &order, "a.subject", n)
+                    .await
+                    .expect("it is recorded");
+                transaction.commit().await.expect("it is kept");
+                assert_eq!(admission, expected, "{name}: number {n}");
+            }
+        }
     }
 }

@@ -10,7 +10,7 @@ use uuid::Uuid;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Instruction {
-    /// The order may be shipped.
+    /// The order may be shipped. Where it was released under an earlier epoch, this lifts the hold: no second parcel.
     Ship(PaymentSafe),
     /// It may not be shipped any more: hold what has not left. What has left is for a person.
     Hold(PaymentSafetyLost),

@@ -11,7 +11,7 @@ var filters = []string{"kassa.evt.*.*.order.*.payment_safe", "kassa.evt.*.*.orde
 func must[T any](value T, err error) T { if err != nil { panic(err) }; return value }
 // Inbox and work are one row. A verb that is not known fails the check: it is never guessed at.
 const table = `CREATE TABLE IF NOT EXISTS work (event_id TEXT PRIMARY KEY, order_id TEXT, epoch INTEGER, verb TEXT CHECK (verb <> ''))`
-const insert = `INSERT INTO work SELECT ?1, ?2, ?3, ?4 WHERE ?4 = 'hold' OR NOT EXISTS (SELECT 1 FROM work WHERE order_id = ?2 AND epoch >= ?3 AND verb = 'hold') ON CONFLICT (event_id) DO NOTHING`
+const insert = `INSERT INTO work SELECT ?1, ?2, ?3, ?4 WHERE ?4 = 'hold' OR NOT EXISTS (SELECT 1 FROM work WHERE order_id = ?2 AND (epoch > ?3 OR epoch = ?3 AND verb = 'hold')) ON CONFLICT (event_id) DO NOTHING`
 
 func handle(db *sql.DB, body []byte) (string, error) {
 	var event struct { ID, Type string; Data struct { Order string `json:"order_id"`; Epoch int } }
@@ -19,7 +19,7 @@ func handle(db *sql.DB, body []byte) (string, error) {
 	verb := work[event.Type]
 	done, err := db.Exec(insert, event.ID, event.Data.Order, event.Data.Epoch, verb)
 	if err != nil { return "", err }
-	if rows := must(done.RowsAffected()); rows == 0 { return "", nil } // a repeat, or its hold came first
+	if rows := must(done.RowsAffected()); rows == 0 { return "", nil } // a repeat, or its hold or a later release came first
 	return fmt.Sprintln(verb, event.Data.Order, event.Data.Epoch), nil
 }
 func main() {

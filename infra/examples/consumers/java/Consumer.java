@@ -9,10 +9,10 @@ import java.time.Duration;
 import java.util.Map;
 
 public class Consumer {
-    static final String DURABLE = "ship-java", INSERT = "INSERT INTO work SELECT ?1, ?2, ?3, ?4 WHERE ?4 = 'hold' OR NOT EXISTS (SELECT 1 FROM work WHERE order_id = ?2 AND epoch >= ?3 AND verb = 'hold') ON CONFLICT (event_id) DO NOTHING";
+    static final String DURABLE = "ship-java", INSERT = "INSERT INTO work SELECT ?1, ?2, ?3, ?4 WHERE ?4 = 'hold' OR NOT EXISTS (SELECT 1 FROM work WHERE order_id = ?2 AND (epoch > ?3 OR epoch = ?3 AND verb = 'hold')) ON CONFLICT (event_id) DO NOTHING";
     static final Map<String, String> WORK = Map.of("kassa.order.payment_safe.v1", "release", "kassa.order.payment_safety_lost.v1", "hold");
 
-    /** The line to print, or null for a repeat or a release whose hold came first. Inbox and work are one row; what is not known is never guessed at. */
+    /** The line to print, or null for a repeat or a release whose hold, or a later one, came first. Inbox and work are one row; what is not known is never guessed at. */
     static String handle(java.sql.Connection db, byte[] body) throws Exception {
         Map<String, JsonValue> event = JsonParser.parse(body).map, data = event.get("data").map;
         String verb = WORK.get(event.get("type").string), order = data.get("order_id").string; int epoch = data.get("epoch").i;

@@ -10,14 +10,14 @@ const FILTERS = ["kassa.evt.*.*.order.*.payment_safe", "kassa.evt.*.*.order.*.pa
 // Inbox and work are one line of one file, written and flushed at once; what a crash cut off is cut away.
 const whole = existsSync(INBOX) ? readFileSync(INBOX, "utf8").replace(/[^\n]*$/, "") : "";
 if (existsSync(INBOX)) truncateSync(INBOX, Buffer.byteLength(whole));
-const seen = new Set(), held = new Map(); // ids of events; the last epoch of each order that was held
+const seen = new Set(), next = new Map(); // ids of events; by order, the epoch from which a release is news
 const note = ({ event_id, order_id, epoch, verb }) =>
-  seen.add(event_id) && verb === "hold" && held.set(order_id, Math.max(epoch, held.get(order_id) ?? 0));
+  seen.add(event_id) && next.set(order_id, Math.max(verb === "hold" ? epoch + 1 : epoch, next.get(order_id) ?? 0));
 whole.split("\n").filter(Boolean).forEach((line) => note(JSON.parse(line)));
 function handle({ id, type, data: { order_id, epoch } }) {
   const one = { event_id: id, order_id, epoch, verb: WORK[type] };
   if (!one.verb) throw new Error("what is not known is never guessed at");
-  if (seen.has(id) || (one.verb === "release" && held.get(order_id) >= epoch)) return null; // a repeat, or its hold came first
+  if (seen.has(id) || (one.verb === "release" && epoch < next.get(order_id))) return null; // a repeat, or its hold or a later release came first
   appendFileSync(INBOX, JSON.stringify(one) + "\n", { flush: true });
   note(one);
   return `${one.verb} ${order_id} ${epoch}`;

@@ -5,14 +5,14 @@ from nats.js.api import AckPolicy, ConsumerConfig
 USER, DURABLE, TRIES = os.environ["NATS_USER"], os.environ.get("DURABLE", "ship-python"), int(os.environ.get("TRIES", 5))
 TABLE = "CREATE TABLE IF NOT EXISTS work (event_id TEXT PRIMARY KEY, order_id TEXT, epoch INTEGER, verb TEXT)"
 INSERT = """INSERT INTO work SELECT ?1, ?2, ?3, ?4 WHERE ?4 = 'hold' OR NOT EXISTS (SELECT 1 FROM work
-            WHERE order_id = ?2 AND epoch >= ?3 AND verb = 'hold') ON CONFLICT (event_id) DO NOTHING"""
+            WHERE order_id = ?2 AND (epoch > ?3 OR epoch = ?3 AND verb = 'hold')) ON CONFLICT (event_id) DO NOTHING"""
 WORK = {"kassa.order.payment_safe.v1": "release", "kassa.order.payment_safety_lost.v1": "hold"}
 FILTERS = [f"kassa.evt.*.*.order.*.{event}" for event in ("payment_safe", "payment_safety_lost")]
 
 def handle(db, event):
     verb, order, epoch = WORK[event["type"]], event["data"]["order_id"], event["data"]["epoch"]
     with db: new = db.execute(INSERT, (event["id"], order, epoch, verb)).rowcount  # one transaction: put your work into it
-    return f"{verb} {order} {epoch}" if new else None  # a repeat, or its hold came first: the bus promises no order
+    return f"{verb} {order} {epoch}" if new else None  # a repeat, or a hold or later release came first
 
 async def park(js, message, error):
     meta, (_, _, _, shop, _, order, _) = message.metadata, message.subject.split(".")
