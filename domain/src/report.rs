@@ -163,6 +163,19 @@ impl ReportedPayment {
         self.state == AuthorizationState::Authorized && self.confidence == Some(Confidence::AcquirerPending)
     }
 
+    /// Neither paid for certain nor ended, and out of the shopper's hands: it may become money without anything more being
+    /// asked for. What is with the shopper is not: they may come back to it, or pay otherwise.
+    pub fn is_undecided(&self) -> bool {
+        match &self.state {
+            AuthorizationState::Authorized => !self.is_approved(),
+            // A word that we do not know may mean money.
+            AuthorizationState::WithAcquirer(_) | AuthorizationState::Unknown(_) => true,
+            AuthorizationState::WithShopper(_)
+            | AuthorizationState::Canceled
+            | AuthorizationState::Failed(_) => false,
+        }
+    }
+
     /// Authorized with the acquirer's guarantee: counts as paid.
     pub fn is_approved(&self) -> bool {
         self.state == AuthorizationState::Authorized && self.confidence == Some(Confidence::AcquirerApproved)

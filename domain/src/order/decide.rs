@@ -158,10 +158,12 @@ impl Opened {
         let mut verdict = safety::judge(&seen.policy, ordered, seen.read_no, &seen.report, |payment| {
             seen.owners.get(&payment.id).copied()
         });
+        // Beside what the report says, not instead of it: goods may have left before, and are called back for money that goes.
+        if self.is_canceled() {
+            verdict = verdict.held(safety::NotSafe::OrderCanceled);
+        }
         if self.stopped.is_some() {
-            verdict = Verdict::NotSafe(vec![safety::NotSafe::OrderStopped]);
-        } else if self.is_canceled() {
-            verdict = Verdict::NotSafe(vec![safety::NotSafe::OrderCanceled]);
+            verdict = verdict.held(safety::NotSafe::OrderStopped);
         }
         let not_safe = match &verdict {
             Verdict::Safe(_) => vec![],
@@ -199,12 +201,14 @@ impl Opened {
                 Some(reached(epoch.saturating_add(1), evidence))
             }
             (Verdict::NotSafe(reasons), Safety::Safe { epoch }) => {
-                safety::is_lost(&reasons).then(|| OrderEvent::SafetyLost {
-                    epoch,
-                    ordered,
-                    reasons,
-                    read_no: seen.read_no,
-                    policy: seen.policy.version.clone(),
+                safety::is_lost(&reasons, &seen.policy, ordered, &seen.report, &self.released).then(|| {
+                    OrderEvent::SafetyLost {
+                        epoch,
+                        ordered,
+                        reasons,
+                        read_no: seen.read_no,
+                        policy: seen.policy.version.clone(),
+                    }
                 })
             }
             (Verdict::Safe(_), Safety::Safe { .. })

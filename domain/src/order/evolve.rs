@@ -2,6 +2,7 @@
 
 use super::{
     event::OrderEvent,
+    owner,
     phase::{AttemptRecord, Ended, Opened, Order, Safety, Standing},
 };
 
@@ -22,7 +23,9 @@ impl Order {
                     not_safe: vec![],
                     stopped: None,
                     mismatch: None,
+                    released: std::collections::BTreeMap::new(),
                     ended: None,
+                    under_way: None,
                     paid_at: None,
                 }))
             }
@@ -58,6 +61,7 @@ impl Opened {
             OrderEvent::ProviderReportObserved {
                 read_no,
                 digest,
+                report,
                 not_safe,
                 owners,
                 ..
@@ -65,6 +69,8 @@ impl Opened {
                 for (provider_payment, payment) in owners {
                     self.owners.entry(provider_payment).or_insert(payment);
                 }
+                let undecided = report.payments.iter().find(|payment| payment.is_undecided());
+                self.under_way = undecided.and_then(|payment| owner(self, [], payment));
                 self.read_no = read_no;
                 self.digest = Some(digest);
                 self.not_safe = not_safe;
@@ -80,7 +86,17 @@ impl Opened {
                     self.stopped = Some(what);
                 }
             }
-            OrderEvent::ConfidenceReachedSafe { epoch, .. } => self.safety = Safety::Safe { epoch },
+            OrderEvent::ConfidenceReachedSafe { epoch, evidence, .. } => {
+                self.safety = Safety::Safe { epoch };
+                self.released.clear();
+                // By the route of captures, one payment is counted once a capture.
+                for payment in evidence.payments {
+                    self.released
+                        .entry(payment.provider_payment_id)
+                        .and_modify(|sum| sum.minor = sum.minor.saturating_add(payment.amount.minor))
+                        .or_insert(payment.amount);
+                }
+            }
             OrderEvent::SafetyLost { epoch, .. } => self.safety = Safety::Lost { epoch },
             OrderEvent::OrderCanceled { at, .. } => self.ended = Some(Ended::Canceled { at }),
             OrderEvent::OrderExpired { at } => self.ended = Some(Ended::Expired { at }),

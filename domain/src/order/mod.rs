@@ -71,13 +71,18 @@ pub enum NextAction {
     None,
 }
 
-/// What the shopper has to do next for this attempt. While it is not known what became of a `start`, that is the
+/// What the shopper has to do next for this attempt: nothing while a payment of the order is under way at the provider, of
+/// whichever attempt. While it is not known what became of a `start`, that is the
 /// provider's menu: an order whose answer was lost is still payable.
 pub fn next_action(opened: &Opened, payment: &Payment) -> NextAction {
     use crate::payment::{Pending, Step};
     if opened.stopped.is_some() || opened.ended.is_some() || matches!(opened.standing, Standing::Paid { .. })
     {
         return NextAction::None;
+    }
+    // A second look at the page, or the menu, would be a second payment.
+    if opened.under_way.is_some() {
+        return NextAction::Wait;
     }
     match payment {
         Payment::Pending(Pending {

@@ -68,9 +68,16 @@ pub struct Opened {
     /// Set when an answer of the provider was not about this order; nothing is released until a person has looked.
     pub stopped: Option<Mismatch>,
     pub(super) mismatch: Option<(Mismatch, Option<Money>)>,
+    /// What each of the provider's payments brought when the order became safe, by the provider's id.
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub(super) released: std::collections::BTreeMap<String, Money>,
     /// Set when it takes no payment any more although nothing was paid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Ended>,
+    /// The attempt, closed or not, that the newest report shows a payment of which is not decided: under review, with the
+    /// acquirer, or in a word that we do not know. An attempt that ended may still bring money.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub under_way: Option<PaymentId>,
     /// Since when it is paid, as far as reports tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paid_at: Option<Timestamp>,
@@ -139,8 +146,8 @@ impl Opened {
         }
     }
 
-    /// The attempt that may bring money without anything more being asked for: a live one, or, while nothing counts as paid,
-    /// one that is authorized with a promise only.
+    /// The attempt that may bring money without anything more being asked for: a live one; or, while nothing counts as paid,
+    /// one that is authorized with a promise only; or one that ended with us and is under way at the provider all the same.
     pub fn undecided_attempt(&self) -> Option<&AttemptRecord> {
         let promised = || {
             self.attempts
@@ -148,7 +155,11 @@ impl Opened {
                 .find(|attempt| attempt.closing == Some(Closing::Authorized))
                 .filter(|_| self.standing == Standing::Unpaid)
         };
-        self.live_attempt().or_else(promised)
+        let under_way = || {
+            let id = self.under_way?;
+            self.attempts.iter().find(|attempt| attempt.payment_id == id)
+        };
+        self.live_attempt().or_else(promised).or_else(under_way)
     }
 
     /// Whether the shop has given the order up.

@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     ids::{CommandId, OrderId, Shop, ShopperId},
     money::{Currency, Money},
-    payment::Method,
+    payment::{Attempt, Method, Payment, PaymentEvent},
     report::{AuthorizationState, Confidence, ConsideredSafe, ProviderReport, ReportedMove, ReportedPayment},
     safety::{NotSafe, Policy, explain::explain},
 };
@@ -487,6 +487,121 @@ fn an_order_does_not_expire_while_an_attempt_may_bring_money() {
     assert_eq!(promised.opened().unwrap().status(), "pending");
 }
 
+/// One payment, `AUTHORIZED` and not vouched for yet: PayPal has it under review.
+fn under_review() -> ProviderReport {
+    let mut made = report(&[4995], false);
+    made.payments[0].confidence = Some(Confidence::AcquirerPending);
+    made
+}
+
+#[test]
+fn what_is_under_way_at_the_provider_keeps_a_closed_attempt_from_being_followed_by_another() {
+    let ended = given([created(), registered(), opened(1), closed(1, Closing::Canceled)]);
+    let with = |word: &str| {
+        let mut shown = report(&[4995], false);
+        shown.payments[0].state = AuthorizationState::from(word.to_owned());
+        shown
+    };
+    let mut unvouched = report(&[4995], false);
+    unvouched.payments[0].confidence = None;
+    for shown in [
+        under_review(),
+        with("AUTHORIZATION_REQUESTED"),
+        with("CANCEL_FAILED"),
+        with("A_NEW_WORD"),
+        unvouched,
+    ] {
+        let live = || {
+            Err(OrderRejection::AttemptLive {
+                payment_id: payment_id(1),
+            })
+        };
+        let order = after(&ended, [seen(1, shown.clone())]);
+        assert_eq!(order.decide(open_attempt(2)), live(), "{shown:?}");
+        assert_eq!(order.decide(expire(31)), live(), "{shown:?}");
+        assert_eq!(order.opened().unwrap().status(), "pending");
+        // The provider has made up its mind.
+        let refused = after(&order, [seen(2, with("CANCELED"))]);
+        assert_eq!(refused.opened().unwrap().status(), "open");
+        assert_eq!(refused.decide(open_attempt(2)).unwrap(), [opened(2)]);
+        assert_eq!(refused.decide(expire(31)).unwrap(), [expired(31)]);
+        let paid = order.decide(seen(2, report(&[4995], true))).unwrap();
+        assert!(names(&paid).contains(&"ConfidenceReachedSafe".to_owned()));
+    }
+    // What is with the shopper is in nobody's hands but theirs.
+    let order = after(&ended, [seen(1, with("REDIRECTED_FOR_AUTHORIZATION"))]);
+    assert_eq!(order.decide(open_attempt(2)).unwrap(), [opened(2)]);
+}
+
+#[test]
+fn a_part_that_is_paid_beside_one_under_review_is_not_followed_by_a_third() {
+    let ended = given([created(), registered(), opened(1), closed(1, Closing::Authorized)]);
+    let mut shown = report(&[2000, 2995], false);
+    shown.payments[1].confidence = Some(Confidence::AcquirerPending);
+    let order = after(&ended, [seen(1, shown)]);
+    assert_eq!(order.opened().unwrap().status(), "partially_paid");
+    assert!(matches!(
+        order.decide(open_attempt(2)),
+        Err(OrderRejection::AttemptLive { .. })
+    ));
+}
+
+fn redirected_payment() -> Payment {
+    let mut payment = Payment::default();
+    for event in [
+        PaymentEvent::PaymentStarted {
+            attempt: Attempt {
+                payment_id: payment_id(1),
+                order_id: facts().order_id,
+                shop: facts().shop,
+                method: Method::Paypal,
+                amount: eur(4995),
+                issuer: None,
+                number: 1,
+            },
+            expires_at: minute(30),
+        },
+        PaymentEvent::PaymentRedirected {
+            provider_payment_id: "pid0t".to_owned(),
+            url: "https://paypal.example".to_owned(),
+        },
+    ] {
+        payment.apply(event);
+    }
+    payment
+}
+
+#[test]
+fn a_shopper_whose_payment_is_under_way_waits_and_one_who_is_still_to_pay_is_sent_there() {
+    let payment = redirected_payment();
+    let next = |order: &Order| next_action(order.opened().unwrap(), &payment);
+    let there = NextAction::Redirect {
+        url: "https://paypal.example".to_owned(),
+    };
+    let order = given([created(), registered(), opened(1)]);
+    assert_eq!(next(&order), there);
+    let mut shown = under_review();
+    shown.payments[0].state = AuthorizationState::from("REDIRECTED_FOR_AUTHORIZATION".to_owned());
+    assert_eq!(next(&after(&order, [seen(1, shown)])), there);
+    let reviewed = after(&order, [seen(1, under_review())]);
+    assert_eq!(next(&reviewed), NextAction::Wait);
+    let mut ended = payment.clone();
+    ended.apply(PaymentEvent::PaymentCanceled { reason: None });
+    let closed_before = after(
+        &given([created(), registered(), opened(1), closed(1, Closing::Canceled)]),
+        [seen(1, under_review())],
+    );
+    assert_eq!(
+        next_action(closed_before.opened().unwrap(), &ended),
+        NextAction::Wait
+    );
+    let told = explain(reviewed.opened().unwrap(), Some(&payment), None).sentence;
+    assert!(
+        told.contains("Its paypal payment is under way at CM and not decided yet."),
+        "{told}"
+    );
+}
+
 #[test]
 fn a_paid_or_canceled_order_does_not_expire_and_a_stopped_one_waits_for_a_person() {
     let registered_order = given([created(), registered()]);
@@ -586,6 +701,92 @@ fn a_chargeback_takes_the_safety_back_once_and_a_recovery_opens_the_next_epoch()
         matches!(again[..], [_, OrderEvent::ConfidenceReachedSafe { epoch: 2, .. }]),
         "{again:?}"
     );
+}
+
+#[test]
+fn whatever_comes_after_a_stop_is_judged_for_loss_and_never_for_release() {
+    let mut foreign = report(&[], false);
+    foreign.reference = "B-2".to_owned();
+    let stopped = after(&safe_order(), [seen(2, foreign)]);
+    let lost = stopped.decide(seen(3, charged_back(4995))).unwrap();
+    let [
+        OrderEvent::ProviderReportObserved { not_safe, .. },
+        OrderEvent::SafetyLost {
+            epoch: 1, reasons, ..
+        },
+    ] = &lost[..]
+    else {
+        panic!("{lost:?}")
+    };
+    assert!(
+        matches!(
+            reasons[..],
+            [NotSafe::OrderStopped, NotSafe::MoneyWentBack { .. }]
+        ),
+        "{reasons:?}"
+    );
+    assert_eq!(not_safe, reasons);
+    let stays = stopped.decide(seen(3, report(&[4995], true))).unwrap();
+    assert_eq!(stays, [], "the stop alone calls no goods back");
+    let after_loss = after(&stopped, [seen(3, charged_back(4995))]);
+    let again = after_loss.decide(seen(4, report(&[4995], true))).unwrap();
+    assert_eq!(names(&again), ["ProviderReportObserved"]);
+}
+
+/// What made the order safe, in words that we do not know.
+fn in_unknown_words() -> [ProviderReport; 4] {
+    let word = |change: fn(&mut ReportedPayment)| {
+        let mut made = report(&[4995], true);
+        change(&mut made.payments[0]);
+        made
+    };
+    [
+        word(|p| p.state = AuthorizationState::from("AUTHORIZED_V2".to_owned())),
+        word(|p| p.method = "IDEAL_WERO".to_owned()),
+        word(|p| p.confidence = Some(Confidence::from("BANK_APPROVED".to_owned()))),
+        word(|p| p.confidence = None),
+    ]
+}
+
+#[test]
+fn a_word_that_we_do_not_know_neither_makes_an_order_safe_nor_takes_its_safety() {
+    for shown in in_unknown_words() {
+        let unreleased = given([created(), registered()]);
+        let events = unreleased.decide(seen(1, shown.clone())).unwrap();
+        assert!(
+            !names(&events).contains(&"ConfidenceReachedSafe".to_owned()),
+            "{shown:?}"
+        );
+        let order = after(&safe_order(), [seen(2, shown.clone())]);
+        assert_eq!(
+            order.opened().unwrap().safety,
+            Safety::Safe { epoch: 1 },
+            "{shown:?}"
+        );
+        // A word that we know, or money that goes back beside the unknown one, is a verdict.
+        let mut reversed = shown.clone();
+        reversed.payments[0].state = AuthorizationState::Canceled;
+        let mut back = shown.clone();
+        back.payments[0].chargebacks = charged_back(4995).payments[0].chargebacks.clone();
+        let mut withdrawn = shown;
+        withdrawn.considered_safe = None;
+        for decided in [reversed, back, withdrawn] {
+            let events = order.decide(seen(3, decided.clone())).unwrap();
+            assert!(
+                names(&events).contains(&"SafetyLost".to_owned()),
+                "{decided:?}: {events:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn an_unknown_word_of_another_payment_does_not_stand_in_for_the_money_that_is_gone() {
+    let mut shown = report(&[4995, 4995], true);
+    shown.payments[0].state = AuthorizationState::Canceled;
+    shown.payments[1].state = AuthorizationState::from("AUTHORIZED_V2".to_owned());
+    let events = safe_order().decide(seen(2, shown)).unwrap();
+    assert!(names(&events).contains(&"SafetyLost".to_owned()), "{events:?}");
 }
 
 #[test]

@@ -276,14 +276,7 @@ impl Pending {
             });
         }
         // What is with the acquirer, and words that we do not know, may be money: they keep an attempt open.
-        let undecided = seen.payments.iter().any(|p| {
-            matches!(
-                p.state,
-                AuthorizationState::Unknown(_)
-                    | AuthorizationState::Authorized
-                    | AuthorizationState::WithAcquirer(_)
-            )
-        });
+        let undecided = seen.payments.iter().any(ReportedPayment::is_undecided);
         (!undecided && millis_after(seen, self.expires_at) > VISIBILITY_HORIZON_MS)
             .then_some(PaymentEvent::PaymentExpired)
     }

@@ -93,7 +93,7 @@ pub struct ListMethods {
     pub amount: Option<i64>,
     /// Language of the names, BCP 47.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 2, max = 35))]
+    #[schemars(regex(pattern = "^[A-Za-z0-9-]{2,35}$"))]
     pub language: Option<String>,
     /// `mobile` or `desktop`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -504,7 +504,7 @@ fn parameters() -> Value {
             false,
             "`wait=N; for=safe|final|change`: seconds to wait until the order is safe, has ended, or has changed. The answer \
              tells where it stands then, whichever it is.",
-            json!({ "type": "string", "examples": ["wait=20; for=safe"] }),
+            json!({ "type": "string", "examples": ["wait=2; for=safe"] }),
         ),
         "LastEventId": of_header("Last-Event-ID", false, "`id` of the last frame that was received.", position.clone()),
         "After": query("after", "Only what comes after this position.", position),

@@ -367,6 +367,7 @@ fn relay() -> Rights {
 /// Makes streams and durables and changes their settings; takes nothing away, and sees no message.
 fn deploy() -> Rights {
     let mut publish = makes_streams();
+    publish.extend(["CREATE", "INFO", "UPDATE"].map(|verb| format!("$JS.API.STREAM.{verb}.{PROBE_STREAM}")));
     for stream in EVENT_STREAMS
         .into_iter()
         .chain([INBOX_STREAM, REJECTED_STREAM, ANALYTICS_STREAM])

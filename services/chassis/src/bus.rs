@@ -13,7 +13,7 @@ use async_nats::{
     HeaderMap,
     jetstream::{
         AckKind, Context, Message,
-        consumer::{AckPolicy, Consumer, DeliverPolicy, pull},
+        consumer::{self, AckPolicy, Consumer, DeliverPolicy, pull},
     },
 };
 use bytes::Bytes;
@@ -229,6 +229,63 @@ impl Work {
     }
 }
 
+/// A durable with which messages would be missed, or be done twice at once.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "durable {durable} of {stream} has another {setting}, which cannot be changed in place: delete it (nats consumer rm {stream} \
+     {durable}); it is made again, and repeats deliveries at most"
+)]
+struct DurableDiffers {
+    stream: String,
+    durable: String,
+    setting: String,
+}
+
+impl DurableDiffers {
+    fn of(work: &Work, setting: impl Into<String>) -> Self {
+        Self {
+            stream: work.stream.clone(),
+            durable: work.durable.clone(),
+            setting: setting.into(),
+        }
+    }
+}
+
+/// The settings of a durable that are to be set right.
+///
+/// # Errors
+/// [`DurableDiffers`] for one that no server changes.
+fn differing(work: &Work, found: &consumer::Config) -> Result<Vec<&'static str>, DurableDiffers> {
+    let wanted = work.consumer();
+    for (setting, same) in [
+        ("ack_policy", found.ack_policy == wanted.ack_policy),
+        ("deliver_subject", found.deliver_subject.is_none()),
+    ] {
+        if !same {
+            return Err(DurableDiffers::of(work, setting));
+        }
+    }
+    // The server tells of one filter in either field.
+    let filters: Vec<&str> = found
+        .filter_subjects
+        .iter()
+        .chain((!found.filter_subject.is_empty()).then_some(&found.filter_subject))
+        .map(String::as_str)
+        .collect();
+    let differing = [
+        ("filter", filters == [wanted.filter_subject.as_str()]),
+        ("ack_wait", found.ack_wait == wanted.ack_wait),
+        ("max_ack_pending", found.max_ack_pending == wanted.max_ack_pending),
+        // Zero and below both mean without end.
+        ("max_deliver", found.max_deliver <= 0),
+        ("headers_only", !found.headers_only),
+    ];
+    Ok(differing
+        .into_iter()
+        .filter_map(|(setting, same)| (!same).then_some(setting))
+        .collect())
+}
+
 /// The durable's messages; it is made where it is missing, and set right where it differs in what can be changed.
 async fn pull(jetstream: &Context, work: &Work) -> anyhow::Result<pull::Stream> {
     let stream = jetstream.get_stream(&work.stream).await?;
@@ -237,13 +294,11 @@ async fn pull(jetstream: &Context, work: &Work) -> anyhow::Result<pull::Stream> 
         .get_or_create_consumer(&work.durable, wanted.clone())
         .await?;
     let found = consumer.cached_info().config.clone();
-    if found.ack_wait != wanted.ack_wait
-        || found.max_ack_pending != wanted.max_ack_pending
-        || found.filter_subject != wanted.filter_subject
-        || found.max_deliver.max(-1) > 0
-    {
+    let differing = differing(work, &found)?;
+    if !differing.is_empty() {
         tracing::warn!(
             durable = work.durable,
+            settings = differing.join(" "),
             "the durable had other settings; they are set right"
         );
         // Where it begins cannot be changed, and says nothing any more.
@@ -252,6 +307,11 @@ async fn pull(jetstream: &Context, work: &Work) -> anyhow::Result<pull::Stream> 
             ..wanted
         };
         consumer = stream.update_consumer(settings).await?;
+        // Servers drop what they do not know without a word.
+        let left = self::differing(work, &consumer.cached_info().config)?;
+        if !left.is_empty() {
+            return Err(DurableDiffers::of(work, left.join(" ")).into());
+        }
     }
     let messages = consumer
         .stream()
@@ -434,6 +494,8 @@ fn again_after(delivered: i64) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use async_nats::jetstream::consumer::IntoConsumerConfig as _;
+
     use super::*;
 
     #[test]
@@ -459,6 +521,53 @@ mod tests {
         assert_eq!(again_after(3), AGAIN_MIN * 4);
         assert_eq!([again_after(7), again_after(i64::MAX)], [AGAIN_MAX; 2]);
         assert_eq!([again_after(0), again_after(i64::MIN)], [AGAIN_MIN; 2]);
+    }
+
+    #[test]
+    fn a_durable_is_set_right_or_refused_with_what_to_do() {
+        let work = Work {
+            stream: "KASSA_EVENTS".to_owned(),
+            durable: "cm-gateway".to_owned(),
+            filter: "kassa.evt.>".to_owned(),
+            ack_wait: Duration::from_secs(6),
+            concurrency: 4,
+            start_sequence: 7,
+            deliveries_max: None,
+        };
+        let ours = || work.consumer().into_consumer_config();
+        let started_elsewhere = consumer::Config {
+            deliver_policy: DeliverPolicy::All,
+            max_deliver: 0,
+            filter_subject: String::new(),
+            filter_subjects: vec![work.filter.clone()],
+            ..ours()
+        };
+        for same in [ours(), started_elsewhere] {
+            assert!(differing(&work, &same).is_ok_and(|all| all.is_empty()));
+        }
+        type Change = fn(&mut consumer::Config);
+        let other = |change: Change| {
+            let mut found = ours();
+            change(&mut found);
+            differing(&work, &found)
+        };
+        let changes: [(&str, Change); 5] = [
+            ("filter", |found| found.filter_subject.clear()),
+            ("ack_wait", |found| found.ack_wait = Duration::from_secs(1)),
+            ("max_ack_pending", |found| found.max_ack_pending = 1),
+            ("max_deliver", |found| found.max_deliver = 5),
+            ("headers_only", |found| found.headers_only = true),
+        ];
+        for (setting, change) in changes {
+            assert_eq!(other(change).expect("it can be set right"), [setting]);
+        }
+        let refused = other(|found| found.ack_policy = AckPolicy::None).expect_err("no server changes that");
+        assert_eq!(
+            refused.to_string(),
+            "durable cm-gateway of KASSA_EVENTS has another ack_policy, which cannot be changed in place: delete it (nats consumer \
+             rm KASSA_EVENTS cm-gateway); it is made again, and repeats deliveries at most"
+        );
+        assert!(other(|found| found.deliver_subject = Some("elsewhere".to_owned())).is_err());
     }
 
     #[test]

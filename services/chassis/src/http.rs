@@ -24,7 +24,7 @@ use http_body_util::BodyExt as _;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use crate::{
-    problem::{FieldError, Problem},
+    problem::Problem,
     trace::{self, Context, Span},
 };
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
@@ -263,10 +263,8 @@ async fn read(
             )));
         }
         Err(_) => {
-            return Err(Box::new(Problem::new(
-                408,
+            return Err(Box::new(Problem::of(
                 "request_timeout",
-                "the request took too long to arrive",
                 format!(
                     "the body must be here within {} s",
                     limits.body_deadline.as_secs()
@@ -304,15 +302,6 @@ fn refuse<B>(request: &Request<B>, limits: &Limits) -> Option<Problem> {
     if !origin_form {
         return Some(malformed("the request line must hold a path, and no address"));
     }
-    if matches!(*request.method(), Method::TRACE | Method::CONNECT) {
-        return Some(Problem::new(
-            405,
-            "method_not_allowed",
-            "this address does not take that method",
-            "TRACE and CONNECT are taken nowhere here",
-            "use one of the methods that the documentation names",
-        ));
-    }
     for name in ["x-http-method-override", "x-http-method", "x-method-override"] {
         if headers.contains_key(name) {
             return Some(malformed(
@@ -329,10 +318,8 @@ fn refuse<B>(request: &Request<B>, limits: &Limits) -> Option<Problem> {
         .path_and_query()
         .map_or(0, |path| path.as_str().len());
     if headers.len() > HEADERS_MAX || size + line > limits.head_max {
-        return Some(Problem::new(
-            431,
+        return Some(Problem::of(
             "headers_too_large",
-            "the headers are too large",
             format!(
                 "request line and headers together: at most {} bytes, and at most {HEADERS_MAX} headers",
                 limits.head_max
@@ -351,24 +338,24 @@ fn refuse<B>(request: &Request<B>, limits: &Limits) -> Option<Problem> {
 
 /// What can be read in two ways, or in none.
 fn malformed(detail: &str) -> Problem {
-    Problem::validation(vec![FieldError::new("", "malformed", detail)])
+    Problem::of(
+        "malformed_request",
+        detail,
+        "send it as HTTP/1.1 with a library that is kept up to date",
+    )
 }
 
 fn too_large(limits: &Limits) -> Problem {
-    Problem::new(
-        413,
+    Problem::of(
         "payload_too_large",
-        "the body is too large",
         format!("at most {} bytes are taken", limits.body_max),
         "send less: long texts do not belong in a command",
     )
 }
 
 fn panicked() -> Problem {
-    Problem::new(
-        500,
+    Problem::of(
         "internal",
-        "something of ours is broken",
         "the request met a mistake in kassa; nothing was decided or, if it was, a repeat tells what",
         "send the same request again with the same Idempotency-Key, and tell us the trace_id if it stays so",
     )
@@ -485,6 +472,22 @@ mod tests {
             never.starts_with("HTTP/1.1 503") && never.contains("retry-after"),
             "{never}"
         );
+    }
+
+    #[tokio::test]
+    async fn what_can_be_read_in_two_ways_has_a_code_of_its_own() {
+        let (address, _guard) = front(10).await;
+        for request in [
+            "GET /slow HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+            "GET http://a/slow HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+            "GET /slow HTTP/1.1\r\nHost: a\r\nX-HTTP-Method-Override: POST\r\nConnection: close\r\n\r\n",
+        ] {
+            let answer = exchange(address, request).await;
+            assert!(
+                answer.starts_with("HTTP/1.1 400") && answer.contains("\"code\":\"malformed_request\""),
+                "{request}{answer}"
+            );
+        }
     }
 
     #[tokio::test]

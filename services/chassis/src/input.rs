@@ -14,10 +14,8 @@ pub const BODY_MAX: usize = 64 * 1024;
 /// 413 for size, 422 for card data, 400 with the pointer for the rest.
 pub fn decode<T: DeserializeOwned>(body: &[u8], rule: fn(&str) -> &'static str) -> Result<T, Box<Problem>> {
     if body.len() > BODY_MAX {
-        return Err(Box::new(Problem::new(
-            413,
+        return Err(Box::new(Problem::of(
             "payload_too_large",
-            "the body is too large",
             format!("the body has {} bytes, at most {BODY_MAX} are taken", body.len()),
             "send less: long texts do not belong in a command",
         )));
@@ -138,10 +136,8 @@ fn refuse_cards(text: &str) -> Result<(), Box<Problem>> {
 
 fn card_refused(pointer: String) -> Box<Problem> {
     Box::new(
-        Problem::new(
-            422,
+        Problem::of(
             "card_data_refused",
-            "never send card numbers here",
             "a field holds what looks like a card number; it was not stored and not logged",
             "remove it: cards are entered at the provider, and only there",
         )

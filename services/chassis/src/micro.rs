@@ -14,6 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::{Config, Mode},
+    metrics,
     problem::Problem,
 };
 
@@ -183,6 +184,8 @@ where
         if !reply.is_some_and(|subject| subject.starts_with("_INBOX")) {
             let times = turned_away.saturating_add(1);
             turned_away = times;
+            // What stands in an unknown subject is anybody's text.
+            metrics::turned_away(if known { &verb } else { "unknown" });
             if times.is_power_of_two() {
                 tracing::warn!(
                     service = what.name,
@@ -274,10 +277,8 @@ fn tokens(prefix: &str, subject: &str) -> (String, String) {
 }
 
 fn unknown_verb(what: MicroService) -> Problem {
-    Problem::new(
-        404,
+    Problem::of(
         "not_found",
-        "not found",
         "there is no such verb",
         format!(
             "publish on {}.<shop>.<verb> with one of {}",

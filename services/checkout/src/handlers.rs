@@ -233,10 +233,8 @@ fn is_json(headers: &HeaderMap) -> Result<(), Box<Problem>> {
     if json && utf8 && kinds.next().is_none() {
         return Ok(());
     }
-    Err(Box::new(Problem::new(
-        415,
+    Err(Box::new(Problem::of(
         "unsupported_media_type",
-        "this content type is not taken",
         "Content-Type must be application/json, in UTF-8",
         "send the body as JSON, and say so",
     )))
@@ -272,10 +270,8 @@ pub(crate) fn accepts(headers: &HeaderMap, kinds: &[&'static str]) -> Result<&'s
     };
     let found = kinds.iter().copied().find(|kind| taken(kind));
     found.ok_or_else(|| {
-        Box::new(Problem::new(
-            406,
+        Box::new(Problem::of(
             "not_acceptable",
-            "this address has no such form",
             format!("Accept: there is {}", kinds.join(", ")),
             "ask for one of the forms named in detail, or leave Accept out",
         ))

@@ -52,10 +52,8 @@ pub(crate) async fn problem(Path(code): Path<String>) -> Result<Html<String>, Re
 }
 
 fn no_such(what: &str) -> Problem {
-    Problem::new(
-        404,
+    Problem::of(
         "not_found",
-        "not found",
         format!("there is no such {what}"),
         "see /openapi.json for what there is",
     )

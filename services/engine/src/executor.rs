@@ -334,10 +334,8 @@ fn executed<O>(logged: Logged<O>, position: i64, replayed: bool) -> Executed<O> 
 }
 
 fn key_reused() -> Problem {
-    Problem::new(
-        422,
+    Problem::of(
         "idempotency_key_reused",
-        "this Idempotency-Key was used for something else",
         "the key belongs to another verb, target or body",
         "send a new key for a new intention, or the first body again for a repeat",
     )

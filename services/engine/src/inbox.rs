@@ -82,10 +82,8 @@ async fn take(commands: &Commands, jetstream: &Context, message: &Message) -> Di
             Err(problem) => problem,
         }
     } else {
-        Box::new(Problem::new(
-            404,
+        Box::new(Problem::of(
             "not_found",
-            "not found",
             "there is no such verb",
             format!(
                 "publish on {PREFIX}.<shop>.<verb> with one of {}",
@@ -125,7 +123,8 @@ fn is_undecodable(problem: &Problem) -> bool {
         || problem
             .errors
             .iter()
-            .any(|error| error.pointer.is_empty() && error.code == "malformed")
+            // `invalid` as a whole: JSON, and no object.
+            .any(|error| error.pointer.is_empty() && matches!(error.code.as_str(), "malformed" | "invalid"))
 }
 
 /// Tells the shop, at once where it listens and later where it was away.
@@ -170,14 +169,15 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_told_to_a_person_and_what_holds_a_card_number_is_not() {
         let malformed = Problem::validation(vec![FieldError::new("", "malformed", "must be JSON")]);
+        let array = Problem::validation(vec![FieldError::new("", "invalid", "must be a JSON object")]);
         let wrong = Problem::validation(vec![FieldError::new("/amount", "required", "must be given")]);
-        let card = Problem::new(422, "card_data_refused", "t", "d", "h").with_errors(vec![FieldError::new(
+        let card = Problem::of("card_data_refused", "d", "h").with_errors(vec![FieldError::new(
             "",
             "card_data",
             "d",
         )]);
-        let large = Problem::new(413, "payload_too_large", "t", "d", "h");
-        assert!(is_undecodable(&malformed) && is_undecodable(&large));
+        let large = Problem::of("payload_too_large", "d", "h");
+        assert!(is_undecodable(&malformed) && is_undecodable(&array) && is_undecodable(&large));
         assert!(!is_undecodable(&wrong) && !is_undecodable(&card));
     }
 

@@ -258,6 +258,8 @@ fn payable(order: &Order, payment: PaymentId) -> bool {
     order.opened().is_some_and(|opened| {
         opened.stopped.is_none()
             && opened.ended.is_none()
+            // Of an attempt before this one, say: two payments would be under way.
+            && opened.under_way.is_none()
             && !matches!(opened.standing, Standing::Paid { .. })
             && opened
                 .live_attempt()

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use kassa_domain::{
     ids::{OrderId, PaymentId, Shop},
     methods::Catalogue,
-    order::{Order, Safety},
+    order::{Opened, Order, Safety},
     payment::Method,
 };
 use kassa_event_store::{DueTimer, NewTimer};
@@ -162,10 +162,7 @@ pub(crate) async fn run(
                         .await?;
                 }
                 None => {
-                    if order
-                        .opened()
-                        .is_some_and(|opened| opened.live_attempt().is_some())
-                    {
+                    if order.opened().is_some_and(is_open) {
                         tracing::error!(
                             order.id = %rung.order_id,
                             "the ladder of reads is climbed and an attempt is still open; a person must look"
@@ -206,10 +203,15 @@ async fn expire(executor: &Executor, timer: &DueTimer) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whether only the provider can tell what becomes of an attempt: one that is live, or that ended and is under way there.
+fn is_open(opened: &Opened) -> bool {
+    opened.live_attempt().is_some() || opened.under_way.is_some()
+}
+
 /// While an attempt is open, whatever else is known; else until the order is safe or the ladder's end, for a success that
 /// comes late.
 fn worth_reading(order: &Order, step: usize, rungs: usize) -> bool {
     order.opened().is_some_and(|opened| {
-        opened.live_attempt().is_some() || (!matches!(opened.safety, Safety::Safe { .. }) && step <= rungs)
+        is_open(opened) || (!matches!(opened.safety, Safety::Safe { .. }) && step <= rungs)
     })
 }

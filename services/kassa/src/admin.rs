@@ -2,7 +2,7 @@
 
 use std::{io, time::Duration};
 
-use async_nats::jetstream::{self, context::PublishErrorKind, stream};
+use async_nats::jetstream::{self, context::PublishErrorKind};
 use kassa_chassis::{
     bus,
     config::{Config, Mode},
@@ -11,18 +11,13 @@ use kassa_chassis::{
     metrics,
 };
 use kassa_event_store::Store;
-use kassa_infra::nats::PROBE_STREAM;
+use kassa_relay::topology::{self, PROBE_SLOTS};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 const WRITE: &str = "postgres_write";
 const PUBLISH: &str = "nats_publish";
 
-/// Processes share this many rows and subjects: what was probed leaves no growing trail, and two that share one only
-/// overwrite each other's last sign of life.
-const SLOTS: u32 = 64;
-/// A sign of life is of no use for longer.
-const PROBE_AGE_MAX: Duration = Duration::from_secs(3_600);
 /// Stream information over all subjects is work for the server; dead letters are looked at by people.
 const DEAD_LETTERS_EVERY: Duration = Duration::from_secs(10);
 
@@ -173,7 +168,7 @@ fn needs(role: &'static str) -> RoleNeeds {
 }
 
 fn slot() -> i16 {
-    i16::try_from(std::process::id() % SLOTS).unwrap_or_default()
+    i16::try_from(std::process::id() % PROBE_SLOTS).unwrap_or_default()
 }
 
 /// A row, committed as every append is.
@@ -206,7 +201,7 @@ fn acknowledged_publish(jetstream: jetstream::Context, replicas: usize) -> Check
             match publish(&jetstream).await {
                 Err(PublishErrorKind::StreamNotFound) => {
                     jetstream
-                        .create_stream(probe_stream(replicas))
+                        .create_stream(topology::probe(replicas))
                         .await
                         .map_err(|error| error.to_string())?;
                     publish(&jetstream).await
@@ -224,23 +219,6 @@ async fn publish(jetstream: &jetstream::Context) -> Result<(), PublishErrorKind>
         .await
         .map_err(|error| error.kind())?;
     sent.await.map(|_| ()).map_err(|error| error.kind())
-}
-
-/// Holds one message a slot, on disk as the events are, and no events.
-fn probe_stream(replicas: usize) -> stream::Config {
-    stream::Config {
-        name: PROBE_STREAM.to_owned(),
-        description: Some("signs of life, by which readiness is told; disposable".to_owned()),
-        subjects: vec!["kassa.probe.*".to_owned()],
-        storage: stream::StorageType::File,
-        num_replicas: replicas,
-        max_messages_per_subject: 1,
-        max_messages: i64::from(SLOTS),
-        max_message_size: 1024,
-        max_bytes: 256 * 1024,
-        max_age: PROBE_AGE_MAX,
-        ..Default::default()
-    }
 }
 
 /// Asked when metrics are, by the process whose role knows: what only the database or the bus can tell.

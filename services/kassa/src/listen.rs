@@ -19,9 +19,8 @@ use async_nats::jetstream::{
 use clap::Args;
 use futures::StreamExt as _;
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
-use kassa_chassis::config::Config;
 use kassa_domain::ids::{OrderId, Shop};
-use kassa_event_store::{Store, StoreConfig, StoreError};
+use kassa_event_store::Store;
 use kassa_relay::{Bound, EventFilter, FilteredLog, TypePattern};
 use reqwest::{Method, StatusCode, redirect::Policy};
 use serde_json::{Value, json};
@@ -33,6 +32,7 @@ use crate::{
     nats_login::{Bus, NatsArgs},
     orders::duration,
     output::{self, Format, Output},
+    replay,
 };
 
 /// Reads of the log where no hint came: hints may be lost.
@@ -150,7 +150,7 @@ pub(crate) async fn run(args: &ListenArgs, file: Option<&Path>) -> anyhow::Resul
         let api = Api::new(url, args.api_key_file.as_deref())?;
         by_http(args, &api, from, &mut sink).await
     } else if let Some(url) = database {
-        by_log(args, url, file, from, &mut sink).await
+        by_log(args, &url, file, from, &mut sink).await
     } else {
         by_nats(args, file, from, &mut sink).await
     }
@@ -160,20 +160,12 @@ pub(crate) async fn run(args: &ListenArgs, file: Option<&Path>) -> anyhow::Resul
 
 async fn by_log(
     args: &ListenArgs,
-    url: String,
+    url: &str,
     file: Option<&Path>,
     from: Option<Since>,
     sink: &mut Sink,
 ) -> anyhow::Result<ExitCode> {
-    let live: BTreeSet<String> = Config::unchecked(file)
-        .map(|config| kassa_relay::shops_in_live_mode(&config))
-        .unwrap_or_default();
-    let store = Store::connect(StoreConfig { url, pool_size: POOL })
-        .await
-        .map_err(|error| match error {
-            StoreError::Unreachable(_) => Ended::new(Ended::UNREACHABLE, error.to_string()),
-            other => Ended::new(Ended::CONFIGURATION, other.to_string()),
-        })?;
+    let (store, live) = replay::open_log(Some(url), file, POOL).await?;
     let mut filter = EventFilter {
         types: args.types.clone(),
         shop: args.shop.clone(),
@@ -197,7 +189,6 @@ async fn by_log(
             Err(error) if error.is::<Ended>() => return Err(error),
             Err(error) => failures.wait("the log cannot be read", &error).await,
         }
-        // Once there was an event, the time it began at says nothing that its position does not.
         tokio::select! {
             _ = hints.changed() => {}
             () = tokio::time::sleep(LOOK) => {}

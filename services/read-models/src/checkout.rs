@@ -117,8 +117,8 @@ impl State {
                 amount: amount(facts.amount),
             })
         });
-        let live = opened
-            .live_attempt()
+        let undecided = opened
+            .undecided_attempt()
             .and_then(|attempt| self.payments.get(&attempt.payment_id));
         Ok(OrderView {
             order_id: opened.facts.order_id.to_string(),
@@ -128,7 +128,7 @@ impl State {
             amount: amount(opened.facts.amount),
             safe: self.safe(opened)?,
             payments: payments.collect(),
-            next_action: match live.map_or(NextAction::None, |payment| next_action(opened, payment)) {
+            next_action: match undecided.map_or(NextAction::None, |payment| next_action(opened, payment)) {
                 NextAction::Redirect { url } => api::NextAction::Redirect { url },
                 NextAction::Wait => api::NextAction::Wait,
                 NextAction::None => api::NextAction::None,

@@ -21,7 +21,7 @@ use kassa_domain::{
 };
 use kassa_event_store::{Store, StoredEvent};
 use kassa_events_schema::api::{
-    ExplainOrder, GetOrder, GetOrderEvents, ListMethods, ListOrders, queries::LIST_MAX,
+    ExplainOrder, GetOrder, GetOrderEvents, ListMethods, ListOrders, SafeValue, queries::LIST_MAX,
 };
 use kassa_relay::Translator;
 use serde_json::{Value, json};
@@ -48,7 +48,8 @@ pub(crate) const SERVICE: MicroService = MicroService {
 };
 
 /// How long a question waits for the projection to have what was stored before it came. After it, an order that is there is
-/// told as it is known: late is better than none. One that is not there may be on its way, and is not called unknown.
+/// told as it is known: late is better than none. But one that is not there may be on its way, and is not called unknown;
+/// and one that was safe may not be any more, and is not called so: somebody would ship.
 const CATCH_UP: Duration = Duration::from_secs(2);
 /// The longest that `Prefer: wait=N` makes a caller wait, as for commands.
 const WAIT_MAX_S: u64 = 25;
@@ -161,13 +162,15 @@ impl Queries {
             .transpose()?;
         let deadline = Instant::now() + preference.wait.unwrap_or_default();
         let until = preference.until.unwrap_or(Until::Final);
-        let caught_up = self.caught_up(asked_for).await?;
+        let head = self.caught_up(asked_for).await?;
         let mut progress = self.progress.clone();
         let mut before = asked_for;
         loop {
-            progress.mark_unchanged();
+            // Before the document is read: it has at least what was projected then.
+            let caught_up = *progress.borrow_and_update() >= head;
             let document = match self.document(shop, order_id).await? {
-                Some(document) => document,
+                Some(document) if caught_up || !says_safe(&document) => document,
+                Some(_) => return Err(Box::new(behind())),
                 None if caught_up => return Err(Box::new(Problem::not_found("order"))),
                 None => return Err(Box::new(behind())),
             };
@@ -202,8 +205,10 @@ impl Queries {
 
     async fn explain_order(&self, shop: &Shop, body: ExplainOrder) -> Result<Reply, Box<Problem>> {
         let order_id = order_of(shop, body.order_id, body.order_reference)?;
-        let caught_up = self.caught_up(None).await?;
+        let head = self.caught_up(None).await?;
+        let caught_up = *self.progress.borrow() >= head;
         match why::explain_order(&self.store, shop, order_id).await? {
+            Some(told) if !caught_up && told.safe == SafeValue::Yes => Err(Box::new(behind())),
             Some(told) => {
                 let position = told.position.clone();
                 let bytes = serde_json::to_vec(&told).map_err(|_| Problem::store_unavailable())?;
@@ -269,7 +274,9 @@ impl Queries {
         if !wrong.is_empty() {
             return Err(Box::new(Problem::validation(wrong)));
         }
-        self.caught_up(None).await?;
+        let head = self.caught_up(None).await?;
+        // Before the rows are read: they have at least what was projected then.
+        let projected = *self.progress.borrow();
         let (at, id) = after.unzip();
         let client = self
             .store
@@ -289,14 +296,16 @@ impl Queries {
             .map_err(|_| Problem::store_unavailable())?;
         let page = usize::try_from(limit).unwrap_or_default();
         let orders: Vec<Value> = rows.iter().take(page).map(|row| row.get(0)).collect();
+        if projected < head && orders.iter().any(says_safe) {
+            return Err(Box::new(behind()));
+        }
         let mut answer = json!({ "orders": orders });
         if rows.len() > page
             && let Some(last) = rows.get(page.saturating_sub(1))
         {
             answer["next"] = cursor::write(&scope, last.get::<_, Timestamp>(1), last.get(2)).into();
         }
-        let at = *self.progress.borrow();
-        Ok(Reply::new(to_bytes(&answer)).at(format!("{}-{at}", self.part)))
+        Ok(Reply::new(to_bytes(&answer)).at(format!("{}-{projected}", self.part)))
     }
 
     async fn document(&self, shop: &Shop, order_id: OrderId) -> Result<Option<Value>, Box<Problem>> {
@@ -323,23 +332,28 @@ impl Queries {
             .map_err(|_| Box::new(Problem::store_unavailable()))
     }
 
-    /// Waits until the projection has everything that was stored before this question; `false` if that takes too long.
-    /// Who names a position gets what was there then or later, or is told to ask again: that is what he asked for.
-    async fn caught_up(&self, asked_for: Option<i64>) -> Result<bool, Box<Problem>> {
-        let head = match asked_for {
-            Some(position) => position,
-            None => self
-                .store
-                .head(self.part)
-                .await
-                .map_err(|_| Problem::store_unavailable())?,
-        };
+    /// Waits until the projection has everything that was stored before this question, at most [`CATCH_UP`]; up to where
+    /// that is. Who names a position gets what was there then or later, or is told to ask again: that is what he asked for.
+    async fn caught_up(&self, asked_for: Option<i64>) -> Result<i64, Box<Problem>> {
+        let head = self.store.head(self.part).await;
+        let head = head.map_err(|_| Problem::store_unavailable())?;
+        // Waiting for what nobody has written would end in a 503, for a mistake of the caller's.
+        if asked_for.is_some_and(|asked| asked > head) {
+            return Err(Box::new(Problem::validation(vec![FieldError::new(
+                "/min_position",
+                "invalid",
+                format!(
+                    "is beyond the end of the log, {}-{head}: give a position that an answer gave",
+                    self.part
+                ),
+            )])));
+        }
         let mut progress = self.progress.clone();
-        let reached = tokio::time::timeout(CATCH_UP, progress.wait_for(|position| *position >= head)).await;
-        match reached {
-            Ok(Ok(_)) => Ok(true),
-            _ if asked_for.is_some() => Err(Box::new(behind())),
-            _ => Ok(false),
+        let _ = tokio::time::timeout(CATCH_UP, progress.wait_for(|position| *position >= head)).await;
+        let projected = *progress.borrow();
+        match asked_for {
+            Some(position) if projected < position => Err(Box::new(behind())),
+            Some(_) | None => Ok(head),
         }
     }
 
@@ -418,13 +432,15 @@ fn to_bytes(document: &Value) -> Result<Vec<u8>, Box<Problem>> {
     serde_json::to_vec(document).map_err(|_| Box::new(Problem::store_unavailable()))
 }
 
+fn says_safe(document: &Value) -> bool {
+    document["safe"]["value"] == "yes"
+}
+
 /// The same for every shop and id: whether it is an order is what nobody knows yet.
 fn behind() -> Problem {
-    let mut problem = Problem::new(
-        503,
+    let mut problem = Problem::of(
         "store_unavailable",
-        "the answer is not ready",
-        "orders are being read in, and this one is not among those that were",
+        "orders are being read in, and what has become of this one is not known yet",
         "ask again a little later",
     );
     problem.retry_after_s = Some(1);

@@ -39,6 +39,13 @@ const LETTER_AGE_MAX: Duration = Duration::from_hours(30 * 24);
 const REJECTED_AGE_MAX: Duration = Duration::from_hours(7 * 24);
 /// Whoever was refused so often has the newest.
 const REJECTED_MESSAGES_MAX: i64 = 100_000;
+/// Signs of life, by which readiness is told: one message a slot.
+pub const PROBE: &str = "KASSA_PROBE";
+/// Processes share this many subjects, and rows of the database: what was probed leaves no growing trail, and two that share
+/// one only overwrite each other's last sign of life.
+pub const PROBE_SLOTS: u32 = 64;
+/// A sign of life that is older says nothing.
+const PROBE_AGE_MAX: Duration = Duration::from_hours(1);
 /// How often it is looked whether the streams are still there.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
@@ -108,7 +115,7 @@ pub struct Wanted {
     pub durables: Vec<Durable>,
 }
 
-/// All streams: that of the events, those that every installation has beside it, and the analysts' copy.
+/// All streams: that of the events, those that every installation has beside it, the analysts' copy, the signs of life.
 ///
 /// # Errors
 /// [`crate::RelayError`] for settings that cannot be.
@@ -121,6 +128,7 @@ pub fn streams(replicas: usize) -> Result<Vec<Config>, crate::RelayError> {
     let mut all = vec![events.config()?];
     all.extend(beside(replicas));
     all.push(analytics(replicas));
+    all.push(probe(replicas));
     Ok(all)
 }
 
@@ -204,6 +212,27 @@ fn analytics(replicas: usize) -> Config {
             name: subject::STREAM.to_owned(),
             ..Source::default()
         }),
+        compression: Some(Compression::None),
+        ..Config::default()
+    }
+}
+
+/// Holds one message a slot, on disk as the events are, and no events. Whoever tells of its life makes it where it is missing.
+#[must_use]
+pub fn probe(replicas: usize) -> Config {
+    Config {
+        name: PROBE.to_owned(),
+        description: Some("signs of life, by which readiness is told; disposable".to_owned()),
+        subjects: vec!["kassa.probe.*".to_owned()],
+        storage: StorageType::File,
+        num_replicas: replicas,
+        max_messages_per_subject: 1,
+        max_messages: i64::from(PROBE_SLOTS),
+        max_message_size: 1024,
+        max_bytes: 256 * 1024,
+        max_age: PROBE_AGE_MAX,
+        max_consumers: -1,
+        duplicate_window: Duration::from_mins(2),
         compression: Some(Compression::None),
         ..Config::default()
     }

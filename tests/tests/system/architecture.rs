@@ -108,3 +108,15 @@ fn every_folder_tells_what_question_it_answers() {
         );
     }
 }
+
+#[test]
+fn the_readme_names_every_file_of_these_tests() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = std::fs::read_to_string(root.join("README.md")).expect("a README");
+    for file in std::fs::read_dir(root.join("tests/system")).expect("a folder") {
+        let name = file.expect("a file").file_name().into_string().expect("a name");
+        if name != "main.rs" {
+            assert!(readme.contains(&format!("`{name}`")), "tests/README.md: {name}");
+        }
+    }
+}

@@ -4,12 +4,13 @@ use std::{process::Command, time::Duration};
 
 use async_nats::{HeaderMap, jetstream};
 use futures::StreamExt as _;
+use kassa::Role;
 use kassa_chassis::{bus, config::Login};
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
 use crate::{
-    stage::{DEADLINE, Stage, order_body},
+    stage::{DEADLINE, Plan, Stage, order_body},
     world::SHOP,
 };
 
@@ -252,7 +253,7 @@ async fn a_difference_on_the_bus_is_named_and_set_right_and_then_there_is_none()
     let (code, text) = setup(true).await;
     assert_eq!(code, 1, "{text}");
     assert!(
-        text.contains(&format!("consumer KASSA_EVENTS/ship-{SHOP}")),
+        text.contains(&format!("consumer KASSA_EVENTS/ship-{SHOP}")) && text.contains("stream KASSA_PROBE"),
         "{text}"
     );
     let (code, text) = setup(false).await;
@@ -346,4 +347,149 @@ async fn an_event_that_is_done_again_is_read_from_the_stream_and_ships_nothing_t
         assert_eq!(answer["settled"], false, "{answer}");
     }
     assert_eq!(stage.shipments(&order_id).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_sets_a_durable_right_by_which_it_would_hear_of_no_payment() {
+    let mut stage = Stage::planned(Plan::with_process("cm-gateway", Role::CmGateway)).await;
+    let deploy = bus::connect(&stage.config.nats.url, &stage.logins.of("deploy"), "test")
+        .await
+        .expect("NATS answers");
+    let jetstream = jetstream::new(deploy);
+    let settings = async || {
+        let found: Result<jetstream::consumer::PullConsumer, _> = jetstream
+            .get_consumer_from_stream("cm-gateway", "KASSA_EVENTS")
+            .await;
+        found.ok().map(|found| {
+            let config = found.cached_info().config.clone();
+            (config.filter_subject, config.ack_wait, config.max_ack_pending)
+        })
+    };
+    stage
+        .until("the durable is made", async |_| settings().await.is_some())
+        .await;
+    let right = settings().await;
+    stage.kill("cm-gateway");
+    // By hand, as somebody with a tool would.
+    let wrong = jetstream::consumer::pull::Config {
+        durable_name: Some("cm-gateway".to_owned()),
+        filter_subject: "kassa.evt.*.nobody.>".to_owned(),
+        ack_policy: jetstream::consumer::AckPolicy::Explicit,
+        ack_wait: Duration::from_secs(1),
+        max_ack_pending: 1,
+        ..Default::default()
+    };
+    jetstream
+        .create_consumer_on_stream(wrong, "KASSA_EVENTS")
+        .await
+        .expect("it may");
+    assert_ne!(settings().await, right);
+    stage.spawn("cm-gateway");
+    stage
+        .until("the durable is right again", async |_| settings().await == right)
+        .await;
+    let (reference, order_id) = stage.create("ideal/success").await;
+    stage.start(&order_id).await;
+    stage.press(&reference, "ideal/success").await;
+    stage.until_order(&order_id, "paid", "authorized", "yes").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn b_01_b_02_what_the_inbox_cannot_read_is_refused_and_kept_for_a_person() {
+    let stage = Stage::new().await;
+    let good = serde_json::to_vec(&order_body("b-01", "ideal/success")).expect("JSON");
+    let text = String::from_utf8(good.clone()).expect("UTF-8");
+    let utf16: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let mut invalid = good.clone();
+    invalid[5] = 0xff;
+    let unreadable = [
+        (b"".to_vec(), "validation"),
+        (b"order".to_vec(), "validation"),
+        (good[..good.len() / 2].to_vec(), "validation"),
+        ([b"\xef\xbb\xbf".as_slice(), &good].concat(), "validation"),
+        (utf16, "validation"),
+        (invalid, "validation"),
+        (br#"{"order_reference":"\ud800"}"#.to_vec(), "validation"),
+        (vec![b'['; 50_000], "validation"),
+        (vec![b'['; 64 * 1024 + 1], "payload_too_large"),
+    ];
+    let mut refusals = refusals(&stage).await;
+    for (n, (body, code)) in unreadable.iter().enumerate() {
+        put(&stage, "create_order", &format!("b-01-{n}"), body).await;
+        let problem = next(&mut refusals).await;
+        assert_eq!(problem["code"], *code, "{problem}");
+        if *code == "validation" {
+            assert_eq!(
+                (&problem["status"], &problem["errors"][0]["pointer"]),
+                (&json!(400), &json!("")),
+                "{problem}"
+            );
+        }
+    }
+    let all = i64::try_from(unreadable.len()).expect("few");
+    stage
+        .until("all of them are dead letters", async |stage| {
+            letters(stage).await == all
+        })
+        .await;
+    // What can be read and is wrong is the shop's own affair: it is told, and nobody has to look at it.
+    let doubled = text.replacen('{', r#"{"order_reference":"x","#, 1);
+    put(&stage, "create_order", "b-01-doubled", doubled.as_bytes()).await;
+    let problem = next(&mut refusals).await;
+    assert_eq!(
+        (&problem["code"], &problem["errors"][0]["pointer"]),
+        (&json!("validation"), &json!("/order_reference"))
+    );
+    // B-12: nor is a card number kept, whatever else is wrong with what holds it.
+    for body in [
+        text.replace("Dog food, 12 kg", "4111 1111 1111 1111"),
+        "{\"description\": \"4111111111111111".to_owned(),
+    ] {
+        put(
+            &stage,
+            "create_order",
+            &uuid::Uuid::new_v4().to_string(),
+            body.as_bytes(),
+        )
+        .await;
+        let problem = next(&mut refusals).await;
+        assert_eq!(problem["code"], "card_data_refused", "{problem}");
+        assert!(
+            !problem.to_string().contains("1111"),
+            "the number is echoed: {problem}"
+        );
+    }
+    // B-13: no key, no command.
+    jetstream::new(stage.checkout.clone())
+        .publish(format!("kassa.inbox.{SHOP}.create_order"), good.into())
+        .await
+        .expect("it is sent")
+        .await
+        .expect("it is stored");
+    assert_eq!(next(&mut refusals).await["code"], "idempotency_key_missing");
+    assert_eq!(letters(&stage).await, all);
+    assert_eq!(stage.sql_count("SELECT count(*) FROM events").await, 0);
+}
+
+async fn refusals(stage: &Stage) -> async_nats::Subscriber {
+    let subject = format!("kassa.rejected.{SHOP}.>");
+    let subscribed = stage.checkout.subscribe(subject).await.expect("NATS answers");
+    stage.checkout.flush().await.expect("NATS answers");
+    subscribed
+}
+
+async fn next(refusals: &mut async_nats::Subscriber) -> Value {
+    let refusal = tokio::time::timeout(DEADLINE, refusals.next()).await;
+    let refusal = refusal
+        .expect("the refusal is heard")
+        .expect("the subscription lives");
+    serde_json::from_slice(&refusal.payload).expect("JSON")
+}
+
+/// How many dead letters there are.
+async fn letters(stage: &Stage) -> i64 {
+    let operator = stage.logins.of("operator");
+    let (code, text) = kassa(stage, &operator, &["dlq", "ls", "--format", "ndjson"]).await;
+    assert_eq!(code, 0, "{text}");
+    i64::try_from(text.lines().count()).expect("few")
 }

@@ -138,10 +138,8 @@ impl Decide for CreateOrder {
 pub(super) fn refused(rejection: &OrderRejection) -> Problem {
     let detail = rejection.to_string();
     match rejection {
-        OrderRejection::ReferenceTaken { order_id } => Problem::new(
-            409,
+        OrderRejection::ReferenceTaken { order_id } => Problem::of(
             "order_reference_taken",
-            "this order reference is taken",
             detail,
             "use the existing order, or a new reference for another order",
         )
@@ -153,17 +151,13 @@ pub(super) fn refused(rejection: &OrderRejection) -> Problem {
         )]),
         OrderRejection::NotPayable { .. }
         | OrderRejection::Stopped
-        | OrderRejection::TooManyAttempts { .. } => Problem::new(
-            409,
+        | OrderRejection::TooManyAttempts { .. } => Problem::of(
             "order_not_payable",
-            "this order takes no payment",
             detail,
             "ask get_order where it stands; create another order for another purchase",
         ),
-        OrderRejection::AttemptLive { payment_id } => Problem::new(
-            409,
+        OrderRejection::AttemptLive { payment_id } => Problem::of(
             "payment_under_way",
-            "a payment of this order is under way",
             detail,
             "send the shopper to the next_action that get_order gives, or wait until the attempt has ended",
         )

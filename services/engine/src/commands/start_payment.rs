@@ -160,10 +160,8 @@ fn unknown_method(methods: &Catalogue) -> Box<Problem> {
     let known: Vec<_> = methods.all().iter().map(|entry| entry.method.as_str()).collect();
     let known = format!("one of {}", known.join(", "));
     Box::new(
-        Problem::new(
-            422,
+        Problem::of(
             "method_not_available",
-            "this payment method is not available",
             format!("/method: {known}"),
             "offer the shopper one of the methods that list_methods gives",
         )
@@ -173,24 +171,21 @@ fn unknown_method(methods: &Catalogue) -> Box<Problem> {
 
 /// The rule that excludes a method here, as a shop reads it.
 fn excluded(rule: &Excluded) -> Problem {
-    let (code, title, hint) = match rule {
+    let (code, hint) = match rule {
         Excluded::NotYet { .. } | Excluded::NoLonger { .. } | Excluded::Country { .. } => (
             "method_not_available",
-            "this payment method is not available",
             "offer the shopper one of the methods that list_methods gives",
         ),
         Excluded::Currency { .. } => (
             "currency_not_supported",
-            "this currency is not supported",
             "offer the shopper a method that takes the order's currency",
         ),
         Excluded::Amount(_) => (
             "amount_out_of_range",
-            "this amount is not possible",
             "offer the shopper a method that takes this amount",
         ),
     };
     let detail = rule.to_string();
-    Problem::new(422, code, title, format!("/method: {detail}"), hint)
+    Problem::of(code, format!("/method: {detail}"), hint)
         .with_errors(vec![FieldError::new("/method", code, detail)])
 }
