@@ -98,6 +98,25 @@ impl Money {
         self.combine(other, i64::checked_sub)
     }
 
+    /// As people read it, the same wherever it is told: `€ 49.95`, `USD 49.95`, `JPY 500`. A point, because the sentences
+    /// around it are English; a code but for the euro, because `$` and `¥` are the signs of several currencies.
+    pub fn told(self) -> String {
+        let known = iso_currency::Currency::from_code(self.currency.as_str());
+        let Some(digits) = known.and_then(|known| known.exponent()).map(usize::from) else {
+            return self.to_string();
+        };
+        let name = if self.currency == Currency::EUR {
+            "€"
+        } else {
+            self.currency.as_str()
+        };
+        let sign = if self.minor < 0 { "-" } else { "" };
+        let padded = format!("{:0>width$}", self.minor.unsigned_abs(), width = digits + 1);
+        let (whole, part) = padded.split_at(padded.len() - digits);
+        let point = if digits == 0 { "" } else { "." };
+        format!("{name} {sign}{whole}{point}{part}")
+    }
+
     fn combine(self, other: Self, with: fn(i64, i64) -> Option<i64>) -> Result<Self, MoneyError> {
         if self.currency != other.currency {
             return Err(MoneyError::CurrencyMixed {
@@ -146,6 +165,22 @@ mod tests {
             Money::new(i64::MIN, Currency::EUR).minus(Money::new(1, Currency::EUR)),
             Err(MoneyError::Overflow)
         );
+    }
+
+    #[test]
+    fn amounts_are_told_as_people_read_them() {
+        for (minor, code, told) in [
+            (4995, "EUR", "€ 49.95"),
+            (5, "EUR", "€ 0.05"),
+            (-150, "EUR", "€ -1.50"),
+            (123_456, "USD", "USD 1234.56"),
+            (50, "JPY", "JPY 50"),
+            (1, "KWD", "KWD 0.001"),
+            (i64::MIN, "EUR", "€ -92233720368547758.08"),
+            (50, "XXX", "50 minor units XXX"),
+        ] {
+            assert_eq!(Money::new(minor, Currency::parse(code).unwrap()).told(), told);
+        }
     }
 
     #[test]

@@ -28,8 +28,6 @@ pub const TRACESTATE: &str = "tracestate";
 pub const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 /// On commands: `wait=N`, in seconds.
 pub const PREFER: &str = "Prefer";
-/// On commands, only where the connection does not already say which shop is calling.
-pub const SHOP_KEY: &str = "Kassa-Shop-Key";
 /// On refusals: the HTTP status number.
 pub const SERVICE_ERROR_CODE: &str = "Nats-Service-Error-Code";
 /// On refusals: the problem's title.

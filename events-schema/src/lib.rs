@@ -17,6 +17,6 @@ pub mod words;
 pub use envelope::{Envelope, EnvelopeError, EventMeta, Trace};
 pub use event::{CATALOGUE, DecodeError, EventType, INTERNAL, PublishedEvent};
 pub use money::Money;
-pub use subject::{CommandSubject, EventSubject, LiveSubject, QuerySubject, SubjectError};
+pub use subject::{EventSubject, LiveSubject, SubjectError};
 pub use time::UtcTime;
 pub use words::{Aggregate, AuthType};

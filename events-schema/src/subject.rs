@@ -4,7 +4,9 @@
 //! kassa.evt.{part}.{shop}.{aggregate}.{id}.{event}   stored events: read with a JetStream consumer, never with core NATS
 //! kassa.live.{shop}.{aggregate}.{id}.{event}         the same, republished once stored: for core subscriptions
 //! kassa.cmd.{shop}.{verb}                            commands, request and reply
-//! kassa.qry.{shop}.{question}                        questions, request and reply
+//! kassa.qry.{shop}.{verb}                            questions, request and reply
+//! kassa.inbox.{shop}.{verb}                          commands that wait for nobody
+//! kassa.rejected.{shop}.{verb}                       those of them that were refused
 //! ```
 //!
 //! Tokens go from wide to narrow. Nothing that a customer typed is ever in a subject.
@@ -26,8 +28,6 @@ pub const REPUBLISH_SOURCE: &str = "kassa.evt.*.>";
 pub const SHIP: &str = "kassa.evt.*.*.order.*.payment_safe";
 /// What takes a permission back, which a shipment service reads too: one event per order and safety epoch.
 pub const HOLD: &str = "kassa.evt.*.*.order.*.payment_safety_lost";
-/// [`SHIP`], live.
-pub const SHIP_LIVE: &str = "kassa.live.*.order.*.payment_safe";
 /// All events of all orders.
 pub const ORDERS: &str = "kassa.evt.*.*.order.>";
 /// All events of all payments.
@@ -36,6 +36,14 @@ pub const PAYMENTS: &str = "kassa.evt.*.*.payment.>";
 pub const COMMANDS: &str = "kassa.cmd.>";
 /// Every question. No stream may match this either.
 pub const QUERIES: &str = "kassa.qry.>";
+/// Every command that waits for nobody.
+pub const INBOX: &str = "kassa.inbox.>";
+/// Which stream holds [`INBOX`].
+pub const INBOX_STREAM: &str = "KASSA_INBOX";
+/// Every refusal of such a command.
+pub const REJECTED: &str = "kassa.rejected.>";
+/// Which stream holds [`REJECTED`].
+pub const REJECTED_STREAM: &str = "KASSA_REJECTED";
 
 /// Longest shop token, as promised to shops.
 const SHOP_MAX: usize = 32;
@@ -57,6 +65,30 @@ pub fn stream_name(part: u32) -> String {
 #[must_use]
 pub fn part_filter(part: u32) -> String {
     format!("kassa.evt.{part}.>")
+}
+
+/// Where a shop sends a command and waits for the answer.
+#[must_use]
+pub fn command(shop: &str, verb: &str) -> String {
+    format!("kassa.cmd.{shop}.{verb}")
+}
+
+/// Where a shop asks a question.
+#[must_use]
+pub fn query(shop: &str, verb: &str) -> String {
+    format!("kassa.qry.{shop}.{verb}")
+}
+
+/// Where a shop leaves a command, and waits for nothing.
+#[must_use]
+pub fn inbox(shop: &str, verb: &str) -> String {
+    format!("kassa.inbox.{shop}.{verb}")
+}
+
+/// Where a shop hears that a command of its inbox was refused.
+#[must_use]
+pub fn rejected(shop: &str, verb: &str) -> String {
+    format!("kassa.rejected.{shop}.{verb}")
 }
 
 /// A subject, or a token for one, that is not of our form.
@@ -337,67 +369,6 @@ impl FromStr for LiveSubject {
     }
 }
 
-macro_rules! addressed {
-    ($(#[doc = $doc:literal])+ $name:ident, $what:ident, $head:literal, $form:literal) => {
-        $(#[doc = $doc])+
-        #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-        pub struct $name {
-            shop: String,
-            $what: String,
-        }
-
-        impl $name {
-            /// Builds the subject from its tokens.
-            ///
-            /// # Errors
-            /// The token that cannot stand in a subject.
-            pub fn new(shop: impl Into<String>, $what: impl Into<String>) -> Result<Self, SubjectError> {
-                let new = Self { shop: shop.into(), $what: $what.into() };
-                check_shop(&new.shop)?;
-                check_word(stringify!($what), &new.$what)?;
-                Ok(new)
-            }
-
-            /// The shop's token.
-            #[must_use]
-            pub fn shop(&self) -> &str {
-                &self.shop
-            }
-
-            /// What is asked.
-            #[must_use]
-            pub fn $what(&self) -> &str {
-                &self.$what
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, concat!($head, "{}.{}"), self.shop, self.$what)
-            }
-        }
-
-        impl FromStr for $name {
-            type Err = SubjectError;
-
-            fn from_str(subject: &str) -> Result<Self, SubjectError> {
-                let [shop, $what] = tokens(subject, $form)?;
-                Self::new(shop, $what)
-            }
-        }
-    };
-}
-
-addressed! {
-    /// Subject of a command: `create_order`, `start_payment`.
-    CommandSubject, verb, "kassa.cmd.", "kassa.cmd.{shop}.{verb}"
-}
-
-addressed! {
-    /// Subject of a question: `get_order`.
-    QuerySubject, question, "kassa.qry.", "kassa.qry.{shop}.{question}"
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -449,11 +420,7 @@ mod tests {
                 && !takes(LIVE, SAFE)
         );
         let live = SAFE.parse::<EventSubject>().unwrap().live().to_string();
-        assert!(takes(SHIP_LIVE, &live) && takes(LIVE, &live) && !takes(EVENTS, &live));
-        assert!(
-            takes(COMMANDS, "kassa.cmd.brekz-nl.create_order")
-                && takes(QUERIES, "kassa.qry.brekz-nl.get_order")
-        );
+        assert!(takes(LIVE, &live) && !takes(EVENTS, &live));
     }
 
     #[test]
@@ -464,18 +431,31 @@ mod tests {
 
     #[test]
     fn commands_and_questions_are_addressed_to_a_shop() {
-        let command = CommandSubject::new("brekz-nl", "create_order").unwrap();
-        assert_eq!(command.to_string(), "kassa.cmd.brekz-nl.create_order");
-        assert_eq!(command.to_string().parse(), Ok(command));
-        let query: QuerySubject = "kassa.qry.brekz-nl.get_order".parse().unwrap();
-        assert_eq!((query.shop(), query.question()), ("brekz-nl", "get_order"));
-        assert!(
-            "kassa.cmd.brekz-nl.create_order.now"
-                .parse::<CommandSubject>()
-                .is_err()
-        );
-        assert!("kassa.cmd.create_order".parse::<CommandSubject>().is_err());
-        assert!("kassa.cmd.brekz-nl.get_order".parse::<QuerySubject>().is_err());
+        for (subject, filter, told) in [
+            (
+                command("brekz-nl", "create_order"),
+                COMMANDS,
+                "kassa.cmd.brekz-nl.create_order",
+            ),
+            (
+                query("brekz-nl", "get_order"),
+                QUERIES,
+                "kassa.qry.brekz-nl.get_order",
+            ),
+            (
+                inbox("brekz-nl", "create_order"),
+                INBOX,
+                "kassa.inbox.brekz-nl.create_order",
+            ),
+            (
+                rejected("brekz-nl", "create_order"),
+                REJECTED,
+                "kassa.rejected.brekz-nl.create_order",
+            ),
+        ] {
+            assert_eq!(subject, told);
+            assert!(takes(filter, &subject), "{filter} {subject}");
+        }
     }
 
     #[test]
@@ -490,7 +470,7 @@ mod tests {
             "brekz nl",
             &"a".repeat(33),
         ] {
-            assert!(CommandSubject::new(shop, "create_order").is_err(), "{shop:?}");
+            assert!(check_shop(shop).is_err(), "{shop:?}");
         }
         for id in [
             "",

@@ -451,6 +451,41 @@ fn payment_safe() -> (EventMeta, PublishedEvent) {
     (envelope.meta().clone(), envelope.decode().unwrap().unwrap())
 }
 
+#[test]
+fn every_refusal_in_the_code_is_registered_and_has_the_registrys_words() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut named = BTreeSet::new();
+    for part in ["events-schema/src", "services"] {
+        let part = root.join(part);
+        for path in files(&part).into_iter().filter(|path| path.ends_with(".rs")) {
+            let text = fs::read_to_string(part.join(&path)).unwrap();
+            for made in text.split("::of(").skip(1) {
+                // Where a variable is given, its value stands elsewhere: `Problem::of` itself looks at it.
+                let Some(code) = made.trim_start().strip_prefix('"') else {
+                    continue;
+                };
+                let code = code.split('"').next().unwrap_or_default();
+                assert!(
+                    api::problems::problem_type(code).is_some(),
+                    "{path}: {code} is not in the registry of problems"
+                );
+                named.insert(code.to_owned());
+            }
+            for own in ["problem.title = ", "problem.status = ", "problem.code = "] {
+                assert!(!text.contains(own), "{path}: {own}… is the registry's to say");
+            }
+        }
+    }
+    assert!(named.len() > 15, "the places were not found: {named:?}");
+    for known in api::PROBLEMS {
+        let problem = api::Problem::of(known.code, "detail", "hint");
+        assert_eq!(
+            (problem.status, problem.title.as_str()),
+            (known.status, known.title)
+        );
+    }
+}
+
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }

@@ -201,12 +201,14 @@ impl Opened {
                 Some(reached(epoch.saturating_add(1), evidence))
             }
             (Verdict::NotSafe(reasons), Safety::Safe { epoch }) => {
-                safety::is_lost(&reasons).then(|| OrderEvent::SafetyLost {
-                    epoch,
-                    ordered,
-                    reasons,
-                    read_no: seen.read_no,
-                    policy: seen.policy.version.clone(),
+                safety::is_lost(&reasons, &seen.policy, ordered, &seen.report, &self.released).then(|| {
+                    OrderEvent::SafetyLost {
+                        epoch,
+                        ordered,
+                        reasons,
+                        read_no: seen.read_no,
+                        policy: seen.policy.version.clone(),
+                    }
                 })
             }
             (Verdict::Safe(_), Safety::Safe { .. })

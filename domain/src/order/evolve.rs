@@ -23,6 +23,7 @@ impl Order {
                     not_safe: vec![],
                     stopped: None,
                     mismatch: None,
+                    released: std::collections::BTreeMap::new(),
                     ended: None,
                     under_way: None,
                     paid_at: None,
@@ -85,7 +86,17 @@ impl Opened {
                     self.stopped = Some(what);
                 }
             }
-            OrderEvent::ConfidenceReachedSafe { epoch, .. } => self.safety = Safety::Safe { epoch },
+            OrderEvent::ConfidenceReachedSafe { epoch, evidence, .. } => {
+                self.safety = Safety::Safe { epoch };
+                self.released.clear();
+                // By the route of captures, one payment is counted once a capture.
+                for payment in evidence.payments {
+                    self.released
+                        .entry(payment.provider_payment_id)
+                        .and_modify(|sum| sum.minor = sum.minor.saturating_add(payment.amount.minor))
+                        .or_insert(payment.amount);
+                }
+            }
             OrderEvent::SafetyLost { epoch, .. } => self.safety = Safety::Lost { epoch },
             OrderEvent::OrderCanceled { at, .. } => self.ended = Some(Ended::Canceled { at }),
             OrderEvent::OrderExpired { at } => self.ended = Some(Ended::Expired { at }),

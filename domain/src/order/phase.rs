@@ -68,6 +68,9 @@ pub struct Opened {
     /// Set when an answer of the provider was not about this order; nothing is released until a person has looked.
     pub stopped: Option<Mismatch>,
     pub(super) mismatch: Option<(Mismatch, Option<Money>)>,
+    /// What each of the provider's payments brought when the order became safe, by the provider's id.
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub(super) released: std::collections::BTreeMap<String, Money>,
     /// Set when it takes no payment any more although nothing was paid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Ended>,

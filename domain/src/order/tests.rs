@@ -733,6 +733,62 @@ fn whatever_comes_after_a_stop_is_judged_for_loss_and_never_for_release() {
     assert_eq!(names(&again), ["ProviderReportObserved"]);
 }
 
+/// What made the order safe, in words that we do not know.
+fn in_unknown_words() -> [ProviderReport; 4] {
+    let word = |change: fn(&mut ReportedPayment)| {
+        let mut made = report(&[4995], true);
+        change(&mut made.payments[0]);
+        made
+    };
+    [
+        word(|p| p.state = AuthorizationState::from("AUTHORIZED_V2".to_owned())),
+        word(|p| p.method = "IDEAL_WERO".to_owned()),
+        word(|p| p.confidence = Some(Confidence::from("BANK_APPROVED".to_owned()))),
+        word(|p| p.confidence = None),
+    ]
+}
+
+#[test]
+fn a_word_that_we_do_not_know_neither_makes_an_order_safe_nor_takes_its_safety() {
+    for shown in in_unknown_words() {
+        let unreleased = given([created(), registered()]);
+        let events = unreleased.decide(seen(1, shown.clone())).unwrap();
+        assert!(
+            !names(&events).contains(&"ConfidenceReachedSafe".to_owned()),
+            "{shown:?}"
+        );
+        let order = after(&safe_order(), [seen(2, shown.clone())]);
+        assert_eq!(
+            order.opened().unwrap().safety,
+            Safety::Safe { epoch: 1 },
+            "{shown:?}"
+        );
+        // A word that we know, or money that goes back beside the unknown one, is a verdict.
+        let mut reversed = shown.clone();
+        reversed.payments[0].state = AuthorizationState::Canceled;
+        let mut back = shown.clone();
+        back.payments[0].chargebacks = charged_back(4995).payments[0].chargebacks.clone();
+        let mut withdrawn = shown;
+        withdrawn.considered_safe = None;
+        for decided in [reversed, back, withdrawn] {
+            let events = order.decide(seen(3, decided.clone())).unwrap();
+            assert!(
+                names(&events).contains(&"SafetyLost".to_owned()),
+                "{decided:?}: {events:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn an_unknown_word_of_another_payment_does_not_stand_in_for_the_money_that_is_gone() {
+    let mut shown = report(&[4995, 4995], true);
+    shown.payments[0].state = AuthorizationState::Canceled;
+    shown.payments[1].state = AuthorizationState::from("AUTHORIZED_V2".to_owned());
+    let events = safe_order().decide(seen(2, shown)).unwrap();
+    assert!(names(&events).contains(&"SafetyLost".to_owned()), "{events:?}");
+}
+
 #[test]
 fn a_reversed_authorization_or_a_word_that_is_taken_back_loses_the_safety() {
     let mut reversed = report(&[4995], true);

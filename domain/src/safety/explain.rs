@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::NotSafe;
 use crate::{
-    money::{Currency, Money},
+    money::Money,
     order::{Ended, Opened, Safety},
     payment::Payment,
 };
@@ -33,8 +33,8 @@ pub fn explain(opened: &Opened, attempt: Option<&Payment>, release: Option<&supe
         let counted = release.map_or_else(String::new, |evidence| {
             format!(
                 " {} is counted of {}, and CM considers it {}.",
-                money(evidence.counted),
-                money(opened.facts.amount),
+                evidence.counted.told(),
+                opened.facts.amount.told(),
                 evidence.level
             )
         });
@@ -98,7 +98,7 @@ fn where_it_stands(opened: &Opened, attempt: Option<&Payment>) -> String {
         ("expired", Some(Ended::Expired { at })) => format!("The order expired at {at}."),
         (status, _) => format!(
             "The order of {} is {}.",
-            money(opened.facts.amount),
+            opened.facts.amount.told(),
             plain(status)
         ),
     };
@@ -137,7 +137,7 @@ fn sentence(reason: &NotSafe) -> String {
             format!("It is not decided which amount counts for CM's method {method}.")
         }
         NotSafe::OtherCurrency { found, ordered } => {
-            format!("{} was found, and the order is in {ordered}.", money(*found))
+            format!("{} was found, and the order is in {ordered}.", found.told())
         }
         NotSafe::AmountOutsideTolerance {
             counted,
@@ -145,15 +145,15 @@ fn sentence(reason: &NotSafe) -> String {
             tolerance_minor,
         } => format!(
             "{} is counted of {}; the tolerance is {}.",
-            money(*counted),
-            money(*ordered),
-            money(Money::new(*tolerance_minor, ordered.currency))
+            counted.told(),
+            ordered.told(),
+            Money::new(*tolerance_minor, ordered.currency).told()
         ),
         NotSafe::MoneyWentBack {
             refunded_or_charged_back,
         } => format!(
             "{} was refunded or charged back.",
-            money(*refunded_or_charged_back)
+            refunded_or_charged_back.told()
         ),
     }
 }
@@ -174,39 +174,10 @@ fn plain(word: &str) -> String {
     word.replace('_', " ")
 }
 
-/// All currencies that orders are taken in have two decimals; another one is told in minor units.
-fn money(amount: Money) -> String {
-    if amount.currency != Currency::EUR && !amount.currency.is_supported() {
-        return amount.to_string();
-    }
-    let sign = if amount.minor < 0 { "-" } else { "" };
-    let minor = amount.minor.unsigned_abs();
-    let name = if amount.currency == Currency::EUR {
-        "€"
-    } else {
-        amount.currency.as_str()
-    };
-    format!("{name} {sign}{}.{:02}", minor / 100, minor % 100)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn amounts_are_told_as_people_write_them() {
-        let usd = Currency::parse("USD").unwrap();
-        let yen = Currency::parse("JPY").unwrap();
-        for (amount, told) in [
-            (Money::new(4995, Currency::EUR), "€ 49.95"),
-            (Money::new(5, Currency::EUR), "€ 0.05"),
-            (Money::new(-150, Currency::EUR), "€ -1.50"),
-            (Money::new(123_456, usd), "USD 1234.56"),
-            (Money::new(50, yen), "50 minor units JPY"),
-        ] {
-            assert_eq!(money(amount), told);
-        }
-    }
+    use crate::money::Currency;
 
     #[test]
     fn every_reason_has_a_sentence_with_its_numbers_and_no_reason_is_told_twice() {

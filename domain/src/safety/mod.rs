@@ -2,13 +2,15 @@
 //! comes out. The provider's "considered safe" is necessary and not sufficient: recordings show an order of 50 USD, paid
 //! with 42 EUR, considered safe.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     ids::PaymentId,
     money::{Currency, Money},
-    report::{ProviderReport, ReportedPayment},
+    report::{AuthorizationState, ProviderReport, ReportedPayment},
 };
 
 pub mod explain;
@@ -193,65 +195,14 @@ pub fn judge(
         Some(_) => {}
     }
 
-    let mut counted = Money::new(0, ordered.currency);
-    let mut returned = Money::new(0, ordered.currency);
-    let mut payments = Vec::new();
-    let mut strictest = Route::Approved;
-    for payment in &report.payments {
-        for back in payment.refunds.iter().chain(&payment.chargebacks) {
-            // Requested counts as gone: goods must not leave while money is on its way back.
-            match returned.plus(back.amount) {
-                Ok(sum) => returned = sum,
-                Err(_) => {
-                    reasons.push(NotSafe::OtherCurrency {
-                        found: back.amount,
-                        ordered: ordered.currency,
-                    });
-                }
-            }
-        }
-        if !payment.is_authorized() {
-            continue;
-        }
-        let Some(route) = policy.route(&payment.method) else {
-            reasons.push(NotSafe::MethodHasNoRoute {
-                method: payment.method.clone(),
-            });
-            continue;
-        };
-        let amounts: Vec<Money> = match route {
-            Route::Approved => payment
-                .is_approved()
-                .then_some(payment.amount)
-                .into_iter()
-                .collect(),
-            Route::Captured => payment
-                .captures
-                .iter()
-                .filter(|c| c.state == "CAPTURED")
-                .map(|c| c.amount)
-                .collect(),
-        };
-        for amount in amounts {
-            match counted.plus(amount) {
-                Ok(sum) => counted = sum,
-                Err(_) => reasons.push(NotSafe::OtherCurrency {
-                    found: amount,
-                    ordered: ordered.currency,
-                }),
-            }
-            if route == Route::Captured {
-                strictest = Route::Captured;
-            }
-            payments.push(CountedPayment {
-                payment_id: owner(payment),
-                provider_payment_id: payment.id.clone(),
-                method: payment.method.clone(),
-                amount,
-                state: payment.state.clone().into(),
-            });
-        }
-    }
+    let Tally {
+        counted,
+        returned,
+        payments,
+        strictest,
+        odd,
+    } = tally(policy, ordered, report, owner);
+    reasons.extend(odd);
 
     // An order of a few cents is within the tolerance of nothing.
     if payments.is_empty() || counted.minor <= 0 {
@@ -290,22 +241,156 @@ pub fn judge(
     }
 }
 
-/// Whether these reasons take away a safety that was reached: money went back or is not there any more, or the provider took
-/// its word back. What comes on top of money that stays, such as a second payment, does not call goods back; nor does an
-/// answer that is about another order.
-pub fn is_lost(reasons: &[NotSafe]) -> bool {
+/// What a report shows of the money: each payment by its own route.
+struct Tally {
+    counted: Money,
+    /// Refunded or charged back.
+    returned: Money,
+    payments: Vec<CountedPayment>,
+    /// The strictest route among the counted payments.
+    strictest: Route,
+    /// What could not be counted.
+    odd: Vec<NotSafe>,
+}
+
+fn tally(
+    policy: &Policy,
+    ordered: Money,
+    report: &ProviderReport,
+    owner: impl Fn(&ReportedPayment) -> Option<PaymentId>,
+) -> Tally {
+    let mut odd = Vec::new();
+    let mut counted = Money::new(0, ordered.currency);
+    let mut returned = Money::new(0, ordered.currency);
+    let mut payments = Vec::new();
+    let mut strictest = Route::Approved;
+    for payment in &report.payments {
+        for back in payment.refunds.iter().chain(&payment.chargebacks) {
+            // Requested counts as gone: goods must not leave while money is on its way back.
+            match returned.plus(back.amount) {
+                Ok(sum) => returned = sum,
+                Err(_) => {
+                    odd.push(NotSafe::OtherCurrency {
+                        found: back.amount,
+                        ordered: ordered.currency,
+                    });
+                }
+            }
+        }
+        if !payment.is_authorized() {
+            continue;
+        }
+        let Some(route) = policy.route(&payment.method) else {
+            odd.push(NotSafe::MethodHasNoRoute {
+                method: payment.method.clone(),
+            });
+            continue;
+        };
+        let amounts: Vec<Money> = match route {
+            Route::Approved => payment
+                .is_approved()
+                .then_some(payment.amount)
+                .into_iter()
+                .collect(),
+            Route::Captured => payment
+                .captures
+                .iter()
+                .filter(|c| c.state == "CAPTURED")
+                .map(|c| c.amount)
+                .collect(),
+        };
+        for amount in amounts {
+            match counted.plus(amount) {
+                Ok(sum) => counted = sum,
+                Err(_) => odd.push(NotSafe::OtherCurrency {
+                    found: amount,
+                    ordered: ordered.currency,
+                }),
+            }
+            if route == Route::Captured {
+                strictest = Route::Captured;
+            }
+            payments.push(CountedPayment {
+                payment_id: owner(payment),
+                provider_payment_id: payment.id.clone(),
+                method: payment.method.clone(),
+                amount,
+                state: payment.state.clone().into(),
+            });
+        }
+    }
+
+    Tally {
+        counted,
+        returned,
+        payments,
+        strictest,
+        odd,
+    }
+}
+
+/// Whether these reasons take away a safety that was reached with `released`, the money of each of the provider's payments:
+/// money went back or is not there any more, or the provider took its word back. What comes on top of money that stays, such as
+/// a second payment, does not call goods back; nor does an answer that is about another order, nor a word that we do not know.
+pub fn is_lost(
+    reasons: &[NotSafe],
+    policy: &Policy,
+    ordered: Money,
+    report: &ProviderReport,
+    released: &BTreeMap<String, Money>,
+) -> bool {
     reasons.iter().any(|reason| match reason {
         NotSafe::ProviderDoesNotConsiderSafe
         | NotSafe::LevelNotAccepted { .. }
-        | NotSafe::NothingPaid
-        | NotSafe::OtherCurrency { .. }
-        | NotSafe::MoneyWentBack { .. } => true,
-        NotSafe::AmountOutsideTolerance { counted, ordered, .. } => counted.minor < ordered.minor,
+        | NotSafe::OtherCurrency { .. } => true,
+        NotSafe::NothingPaid | NotSafe::MoneyWentBack { .. } | NotSafe::AmountOutsideTolerance { .. } => {
+            is_short(policy, ordered, report, released)
+        }
         NotSafe::OrderStopped
         | NotSafe::OrderCanceled
         | NotSafe::NothingReported
         | NotSafe::MethodHasNoRoute { .. } => false,
     })
+}
+
+/// Whether the money is not there, even if all of `released` that is told of in unknown words still is.
+fn is_short(
+    policy: &Policy,
+    ordered: Money,
+    report: &ProviderReport,
+    released: &BTreeMap<String, Money>,
+) -> bool {
+    let Tally {
+        counted, returned, ..
+    } = tally(policy, ordered, report, |_| None);
+    let in_doubt = report
+        .payments
+        .iter()
+        .filter(|payment| is_unclear(policy, payment))
+        .filter_map(|payment| released.get(&payment.id));
+    let there = in_doubt
+        .fold(counted.minor, |sum, money| sum.saturating_add(money.minor))
+        .saturating_sub(returned.minor);
+    there <= 0
+        || below(
+            Money::new(there, ordered.currency),
+            ordered,
+            policy.tolerance_minor,
+        )
+}
+
+/// Whether what became of this payment is told in a word that we do not know, or is not decided by the policy.
+fn is_unclear(policy: &Policy, payment: &ReportedPayment) -> bool {
+    match payment.state {
+        AuthorizationState::Unknown(_) => true,
+        AuthorizationState::Authorized => {
+            !payment.is_authorized() || (payment.is_approved() && policy.route(&payment.method).is_none())
+        }
+        AuthorizationState::WithShopper(_)
+        | AuthorizationState::WithAcquirer(_)
+        | AuthorizationState::Canceled
+        | AuthorizationState::Failed(_) => false,
+    }
 }
 
 /// Whether `amount` is more than `tolerance` below `target`; both in one currency.

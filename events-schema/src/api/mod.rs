@@ -31,6 +31,8 @@ pub use verbs::{Kind, VERBS, Verb};
 pub const POSITION: &str = "^[0-9]{1,10}-[0-9]{1,19}$";
 /// A position that a caller may give back: there is one part, so far.
 pub const POSITION_GIVEN: &str = "^0-[0-9]{1,18}$";
+/// Seconds that a request over HTTP may wait at most: half a minute is what clients and proxies grant.
+pub const WAIT_MAX_HTTP_S: u64 = 30;
 /// A text without control characters.
 pub(crate) const NO_CONTROLS: &str = r"^[^\u0000-\u001f\u007f-\u009f]*$";
 

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::problems::problem_type;
 use crate::order::{ORDER_ID, PAYMENT_ID};
 use crate::words::WORD;
 
@@ -67,15 +68,16 @@ pub struct FieldError {
 }
 
 impl Problem {
-    /// A problem with its code's page; `detail` and `hint` are sentences in lower case without a full stop.
+    /// A problem of a registered kind: status and title are the registry's, so one code is never told in two ways. `detail`
+    /// and `hint` are sentences in lower case without a full stop.
     #[must_use]
-    pub fn new(
-        status: u16,
-        code: &str,
-        title: &str,
-        detail: impl Into<String>,
-        hint: impl Into<String>,
-    ) -> Self {
+    pub fn of(code: &'static str, detail: impl Into<String>, hint: impl Into<String>) -> Self {
+        let known = problem_type(code);
+        // A test reads every place that names a code, so this is for who adds one without running it.
+        debug_assert!(known.is_some(), "{code} is not in the registry of problems");
+        let (status, title) = known.map_or((500, "something of ours is broken"), |known| {
+            (known.status, known.title)
+        });
         Self {
             kind: format!("{PAGES}{code}"),
             title: title.to_owned(),
@@ -101,10 +103,8 @@ impl Problem {
             [only] => format!("{}: {}", only.pointer, only.detail),
             several => format!("{} fields are not as they should be", several.len()),
         };
-        let mut problem = Self::new(
-            400,
+        let mut problem = Self::of(
             "validation",
-            "the request is not valid",
             detail,
             "correct the fields named in errors and send it again with the same Idempotency-Key",
         );
@@ -115,10 +115,8 @@ impl Problem {
     /// 404 `not_found`: the same for what is not there and for what is another shop's.
     #[must_use]
     pub fn not_found(what: &str) -> Self {
-        Self::new(
-            404,
+        Self::of(
             "not_found",
-            "not found",
             format!("there is no such {what} in this shop"),
             "check the id, and that it belongs to your shop",
         )
@@ -127,10 +125,8 @@ impl Problem {
     /// 404 `not_found`, for a shop.
     #[must_use]
     pub fn unknown_shop() -> Self {
-        Self::new(
-            404,
+        Self::of(
             "not_found",
-            "not found",
             "the shop in the subject is not configured here",
             "name a shop that this installation serves",
         )
@@ -139,10 +135,8 @@ impl Problem {
     /// 503 `store_unavailable`: a repeat with the same key is safe.
     #[must_use]
     pub fn store_unavailable() -> Self {
-        let mut problem = Self::new(
-            503,
+        let mut problem = Self::of(
             "store_unavailable",
-            "the store does not answer",
             "nothing was decided or, if it was, a repeat tells what",
             "send the same request again with the same Idempotency-Key",
         );
@@ -153,10 +147,8 @@ impl Problem {
     /// 429 `rate_limited`, for the service as a whole.
     #[must_use]
     pub fn overloaded() -> Self {
-        let mut problem = Self::new(
-            429,
+        let mut problem = Self::of(
             "rate_limited",
-            "too much at once",
             "more requests are under way than this service takes",
             "send the same request again a little later",
         );

@@ -8,7 +8,7 @@ pub struct ProblemType {
     pub code: &'static str,
     /// HTTP status number, on NATS as well.
     pub status: u16,
-    /// Short, the same for every problem with this code unless the problem has a better one.
+    /// Short, the same for every problem with this code.
     pub title: &'static str,
     /// When it is answered.
     pub when: &'static str,
@@ -232,7 +232,7 @@ pub const PROBLEMS: &[ProblemType] = &[
         code: "headers_too_large",
         status: 431,
         title: "the headers are too large",
-        when: "Over HTTP, the headers together are larger than 64 KiB.",
+        when: "The headers together are larger than 64 KiB or, over HTTP, more than a hundred.",
         hint: "send fewer or shorter headers",
         retry: false,
     },

@@ -58,6 +58,7 @@ pub const COMMON: &[&str] = &[
     "validation",
     "not_found",
     "payload_too_large",
+    "headers_too_large",
     "unsupported_encoding",
     "card_data_refused",
     "rate_limited",
@@ -82,6 +83,7 @@ pub const OF_HTTP: &[&str] = &[
     "request_timeout",
     "uri_too_long",
     "unsupported_media_type",
+    // Of verbs, wherever they are asked; over HTTP, of pages too.
     "headers_too_large",
 ];
 

@@ -9,7 +9,7 @@ use super::{Components, Samples, VERSION, add_envelope, add_problem, example_of,
 use crate::api::problems::problem_type;
 use crate::api::{Kind, Verb};
 use crate::event::{self, EventType, INTERNAL, spoken};
-use crate::{headers, schema, subject};
+use crate::{dead_letter, headers, schema, subject};
 
 /// The whole document.
 #[must_use]
@@ -319,12 +319,12 @@ impl Writer<'_> {
         let inbox = format!("inbox_{}", verb.name);
         self.channel(
             &inbox,
-            &format!("kassa.inbox.{{shop}}.{}", verb.name),
+            &subject::inbox("{shop}", verb.name),
             &format!("Durable, without an answer: {}", verb.summary),
             &["shop"],
             &[name],
             json!({ "x-nats-jetstream": {
-                "stream": "KASSA_INBOX", "retention": "workqueue", "storage": "file",
+                "stream": subject::INBOX_STREAM, "retention": "workqueue", "storage": "file",
                 "acknowledged": "the stream's acknowledgement says that it is kept; what became of it, get_order or kassa.rejected tells",
             }}),
         );
@@ -366,7 +366,7 @@ impl Writer<'_> {
             "name": "DeadLetter",
             "title": "DeadLetter",
             "summary": "What a consumer gave up on, byte for byte as it came: an event, or a command of the inbox.",
-            "payload": { "description": "The original payload; what could not be decoded is here too." },
+            "payload": { "description": "The original payload. Empty for a command that could not be decoded, and where it held a card number: the header Kassa-Body-Bytes tells how long it was." },
         }));
         self.channel(
             "dlq",
@@ -374,7 +374,7 @@ impl Writer<'_> {
             "Dead letters, by who gave up: kept until a person has looked.",
             &["consumer", "shop", "aggregate", "id"],
             &["DeadLetter"],
-            json!({ "x-nats-jetstream": { "stream": "KASSA_DLQ", "retention": "limits", "storage": "file" } }),
+            json!({ "x-nats-jetstream": { "stream": dead_letter::STREAM, "retention": "limits", "storage": "file" } }),
         );
         self.operation(
             "park",

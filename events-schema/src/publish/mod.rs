@@ -94,13 +94,7 @@ fn add_problem(components: &mut Components) -> Value {
 
 /// A problem document as it may come, from the registry.
 fn example_of(problem: &ProblemType) -> Value {
-    let mut example = Problem::new(
-        problem.status,
-        problem.code,
-        problem.title,
-        problem.title,
-        problem.hint,
-    );
+    let mut example = Problem::of(problem.code, problem.title, problem.hint);
     example.retry_after_s = problem.retry.then_some(1);
     json!(example)
 }

@@ -6,11 +6,8 @@ use super::{
     Components, Samples, VERSION, add_envelope, add_problem, by_status, example_of, extend, reference,
 };
 use crate::api::verbs::{COMMON, OF_HTTP, verb};
-use crate::api::{Kind, Verb};
+use crate::api::{Kind, Verb, WAIT_MAX_HTTP_S};
 use crate::schema;
-
-/// Seconds that a request may wait at most.
-const WAIT_MAX_S: u64 = 25;
 
 /// The whole document.
 #[must_use]
@@ -318,14 +315,16 @@ impl Writer<'_> {
                             answer is a page, and the header `Link` leads to the next.",
             "x-scope": "events:read",
             "parameters": filters(&[
-                "After", "Type", "Order", "Method", "From", "To", "AsKnownAt", "EventsLimit",
+                "After", "Type", "Shop", "Order", "Method", "From", "To", "AsKnownAt", "EventsLimit",
             ]),
             "responses": responses,
         }});
         let mut responses = json!({
             "200": {
                 "description": "Frames: `id` is the position, `event` is aggregate.event, `data` is the CloudEvent. A comment \
-                                every 15 seconds. With `order`, a last frame `event: end` once nothing more will come.",
+                                every 15 seconds. With `order`, a last frame `event: end` once the order is safe, canceled or expired, or its safety is lost. Money may \
+                                still come or go after it: what happens to an order's safety later is told on the stream of the \
+                                whole shop, and by a durable consumer on NATS.",
                 "headers": { "Trace-Id": header("TraceId") },
                 "content": { "text/event-stream": { "schema": { "type": "string" } } },
             },
@@ -378,6 +377,14 @@ impl Writer<'_> {
         paths["/openapi.json"] = page(
             "get_openapi",
             "This document.",
+            json!([]),
+            "application/json",
+            object.clone(),
+            refusals.clone(),
+        );
+        paths["/asyncapi.json"] = page(
+            "get_asyncapi",
+            "The same contract on NATS.",
             json!([]),
             "application/json",
             object.clone(),
@@ -496,42 +503,65 @@ fn parameters() -> Value {
         "PreferWait": of_header(
             "Prefer",
             false,
-            &format!("`wait=N`: seconds to wait for the provider's answer; 10 where it is absent, at most {WAIT_MAX_S}."),
+            &format!("`wait=N`: seconds to wait for the provider's answer; 10 where it is absent, at most {WAIT_MAX_HTTP_S}."),
             json!({ "type": "string", "examples": ["wait=10"] }),
         ),
         "PreferWaitFor": of_header(
             "Prefer",
             false,
-            "`wait=N; for=safe|final|change`: seconds to wait until the order is safe, has ended, or has changed. The answer \
-             tells where it stands then, whichever it is.",
+            &format!(
+                "`wait=N; for=safe|final|change`: seconds to wait, at most {WAIT_MAX_HTTP_S}, until the order is safe, has \
+                 ended, or has changed. The answer tells where it stands then, whichever it is."
+            ),
             json!({ "type": "string", "examples": ["wait=2; for=safe"] }),
         ),
         "LastEventId": of_header("Last-Event-ID", false, "`id` of the last frame that was received.", position.clone()),
-        "After": query("after", "Only what comes after this position.", position),
+        "After": query(
+            "after",
+            "Only what comes after this position, which must not lie beyond the end of the log.",
+            position.clone(),
+        ),
         "Type": query(
             "type",
-            "Only these types: `order.payment_safe`, `payment.*`; several parted by commas.",
+            "Only these types: `order.payment_safe`, `payment.*`, `*.canceled`, or the whole type as it stands in an event, \
+             `kassa.order.payment_safe.v1`; several parted by commas.",
             json!({ "type": "string", "pattern": types() }),
         ),
+        "Shop": query("shop", "The API key's own shop, for who asks for several with a key each; another is not found.", json!({ "type": "string" })),
         "Order": query("order", "Only this order and its payments.", json!({ "type": "string", "pattern": crate::order::ORDER_ID })),
         "Method": query("method", "Only payments by this method.", json!({ "type": "string", "enum": crate::api::lists::METHODS })),
         "From": query("from", "Only what happened at or after this moment.", time.clone()),
-        "To": query("to", "Only what happened before this moment.", time.clone()),
+        "To": query(
+            "to",
+            "Only what happened before this moment; or only what lies up to this position, which is included.",
+            json!({ "anyOf": [time.clone(), position] }),
+        ),
         "AsKnownAt": query("as_known_at", "Only what was known at this moment.", time),
         "EventsLimit": query("limit", "At most so many.", json!({ "type": "integer", "minimum": 1, "maximum": 1000 })),
     })
 }
 
-/// What `type` may be: an event that there is, or all of a family.
+/// What `type` may be: an event that there is, with or without what stands around it in its whole type, or all of a family.
 fn types() -> String {
-    let names = crate::CATALOGUE
+    let mut names: Vec<String> = Vec::new();
+    for entry in crate::CATALOGUE {
+        names.push(format!(r"{}\.{}", entry.aggregate, entry.token));
+        names.push(format!(r"\*\.{}", entry.token));
+    }
+    names.extend(
+        crate::Aggregate::KNOWN
+            .iter()
+            .map(|aggregate| format!(r"{aggregate}\.\*")),
+    );
+    names.sort();
+    names.dedup();
+    let versions: std::collections::BTreeSet<String> = crate::CATALOGUE
         .iter()
-        .map(|entry| format!(r"{}\.{}", entry.aggregate, entry.token));
-    let families = crate::Aggregate::KNOWN
-        .iter()
-        .map(|aggregate| format!(r"{aggregate}\.\*"));
-    let one = names.chain(families).collect::<Vec<_>>().join("|");
-    format!("^({one})(,({one}))*$")
+        .map(|entry| entry.version.to_string())
+        .collect();
+    let versions = versions.into_iter().collect::<Vec<_>>().join("|");
+    let one = format!(r"(kassa\.)?({})(\.v({versions}))?", names.join("|"));
+    format!("^{one}(,{one})*$")
 }
 
 fn headers() -> Value {

@@ -19,13 +19,15 @@ use async_nats::{
         stream::Stream,
     },
 };
+use bytes::Bytes;
 use futures::StreamExt as _;
-use kassa_events_schema::dead_letter::DeadLetter;
+use kassa_events_schema::dead_letter::{self, DeadLetter};
 use secrecy::ExposeSecret as _;
+use sha2::{Digest as _, Sha256};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{config::Login, trace};
+use crate::{config::Login, input, trace};
 
 /// Connects, and goes on trying in the background while the server is away.
 ///
@@ -276,6 +278,9 @@ pub enum Disposition {
     Failed(String),
     /// Can never succeed: it goes to the dead letters with this reason, for a person, and does not come again.
     Park(String),
+    /// As [`Disposition::Park`], of what could not be read: it may hold anything, so its body is not kept, only its length
+    /// and hash.
+    ParkUnread(String),
 }
 
 /// For a relay that was started together with a reader.
@@ -286,6 +291,8 @@ const AGAIN_MIN: Duration = Duration::from_secs(1);
 const AGAIN_MAX: Duration = Duration::from_secs(60);
 /// Before a dead letter that could not be written is tried again; until then the message is still where it was.
 const BURY_AGAIN: Duration = Duration::from_secs(5);
+/// For a dead letter to be stored: a worker's place is not held for longer by a stream that is away.
+const BURY_MAX: Duration = Duration::from_secs(3);
 
 /// Which messages a worker takes, and how many at once.
 #[derive(Debug, Clone)]
@@ -504,9 +511,10 @@ where
             };
             let parked = match disposition {
                 Disposition::Failed(why) if work.deliveries_max.is_some_and(|max| delivered >= max) => {
-                    Some(why)
+                    Some((why, true))
                 }
-                Disposition::Park(why) => Some(why),
+                Disposition::Park(why) => Some((why, true)),
+                Disposition::ParkUnread(why) => Some((why, false)),
                 Disposition::Settle => {
                     let _ = acker.ack().await;
                     None
@@ -528,8 +536,10 @@ where
                     None
                 }
             };
-            let Some(why) = parked else { return };
-            let kind = match bury(&jetstream, &work.durable, &acker, &why).await {
+            let Some((why, keep_body)) = parked else {
+                return;
+            };
+            let kind = match bury(&jetstream, &work.durable, &acker, &why, keep_body).await {
                 Ok(()) => AckKind::Term,
                 Err(error) => {
                     tracing::error!(
@@ -548,8 +558,14 @@ where
     result
 }
 
-/// Copies a message to the dead letters; returns when it is stored there.
-async fn bury(jetstream: &Context, consumer: &str, message: &Message, why: &str) -> anyhow::Result<()> {
+/// Copies a message to the dead letters; returns when it is stored there. A body that holds a card number is never kept.
+async fn bury(
+    jetstream: &Context,
+    consumer: &str,
+    message: &Message,
+    why: &str,
+    keep_body: bool,
+) -> anyhow::Result<()> {
     let info = message.info().map_err(anyhow::Error::from_boxed)?;
     let letter = DeadLetter {
         consumer,
@@ -560,22 +576,31 @@ async fn bury(jetstream: &Context, consumer: &str, message: &Message, why: &str)
         subject: message.subject.as_str(),
         time: info.published.unix_timestamp(),
     };
+    let of_message = message.headers.iter().flat_map(HeaderMap::iter);
+    let of_message =
+        of_message.flat_map(|(name, values)| values.iter().map(move |value| (name.as_ref(), value.as_str())));
     let mut headers = HeaderMap::new();
-    for (name, values) in message.headers.iter().flat_map(HeaderMap::iter) {
-        if DeadLetter::keeps(name.as_ref()) {
-            values
-                .iter()
-                .for_each(|value| headers.append(name.clone(), value.clone()));
+    for (name, value) in letter.headers(of_message) {
+        headers.append(name, value);
+    }
+    let mut body = message.payload.clone();
+    let has_card = input::holds_card(&body);
+    if !keep_body || has_card {
+        headers.insert(dead_letter::BODY_BYTES, body.len().to_string());
+        if !has_card {
+            let hash = format!("{:x}", Sha256::digest(&body));
+            headers.insert(dead_letter::BODY_SHA256, hash);
         }
+        body = Bytes::new();
     }
-    for (name, value) in letter.headers() {
-        headers.insert(name, value);
-    }
-    let subject = letter.dead_subject();
-    jetstream
-        .publish_with_headers(subject.clone(), headers, message.payload.clone())
-        .await?
-        .await?;
+    let stored = async {
+        jetstream
+            .publish_with_headers(letter.dead_subject(), headers, body)
+            .await?
+            .await?;
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(BURY_MAX, stored).await??;
     tracing::error!(
         durable = consumer,
         stream = letter.stream,
@@ -646,12 +671,13 @@ mod tests {
         for same in [ours(), started_elsewhere] {
             assert!(differing(&work, &same).is_ok_and(|all| all.is_empty()));
         }
-        let other = |change: fn(&mut consumer::Config)| {
+        type Change = fn(&mut consumer::Config);
+        let other = |change: Change| {
             let mut found = ours();
             change(&mut found);
             differing(&work, &found)
         };
-        let changes: [(&str, fn(&mut consumer::Config)); 5] = [
+        let changes: [(&str, Change); 5] = [
             ("filter", |found| found.filter_subject.clear()),
             ("ack_wait", |found| found.ack_wait = Duration::from_secs(1)),
             ("max_ack_pending", |found| found.max_ack_pending = 1),

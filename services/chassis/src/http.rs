@@ -10,7 +10,9 @@ use std::{
     io,
     net::IpAddr,
     panic::AssertUnwindSafe,
+    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
+    task::{self, Poll},
     time::Duration,
 };
 
@@ -24,10 +26,16 @@ use http_body_util::BodyExt as _;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use crate::{
-    problem::{FieldError, Problem},
+    problem::Problem,
     trace::{self, Context, Span},
 };
-use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::JoinSet,
+    time::Sleep,
+};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
@@ -44,6 +52,9 @@ pub struct Limits {
     pub body_deadline: Duration,
     /// From the end of the body to the answer's head; the answer's own body may take its time.
     pub request_deadline: Duration,
+    /// How long a client may take nothing of what is written to it. An answer that goes on for days is not cut by this, as
+    /// long as it is read.
+    pub write_deadline: Duration,
     /// Bytes of a request's body.
     pub body_max: usize,
     /// Bytes of the request line and headers together.
@@ -64,6 +75,8 @@ impl Default for Limits {
             body_deadline: Duration::from_secs(10),
             // Longer than any `Prefer: wait` (30 s), so that waiting is not cut.
             request_deadline: Duration::from_secs(40),
+            // A phone in a tunnel comes out of it or resumes; a client that will never read holds nothing for longer.
+            write_deadline: Duration::from_secs(30),
             body_max: 64 * 1024,
             head_max: 64 * 1024,
             chunks: true,
@@ -83,6 +96,8 @@ pub async fn serve(
 ) -> io::Result<()> {
     let permits = Arc::new(Semaphore::new(limits.connections));
     let sources = Sources::default();
+    // Whatever was asked for: one source does not get every place.
+    let per_source = limits.per_source.min((limits.connections * 3 / 4).max(1));
     let limits = Arc::new(limits);
     let mut connections = JoinSet::new();
     loop {
@@ -104,7 +119,7 @@ pub async fn serve(
         };
         // Answers are small and somebody waits for them.
         let _ = stream.set_nodelay(true);
-        let Some(place) = sources.enter(source, limits.per_source) else {
+        let Some(place) = sources.enter(source, per_source) else {
             // Whoever has so many open can read the reason on one of them; this one is not worth a task.
             let _ = stream.try_write(CROWDED.as_bytes());
             continue;
@@ -112,6 +127,7 @@ pub async fn serve(
         let (router, limits, shutdown) = (router.clone(), limits.clone(), shutdown.clone());
         connections.spawn(async move {
             let _places = (permit, place);
+            let stream = Patient::new(stream, limits.write_deadline);
             let service =
                 hyper::service::service_fn(|request| answer(router.clone(), limits.clone(), request));
             let connection = hyper::server::conn::http1::Builder::new()
@@ -136,6 +152,83 @@ pub async fn serve(
     }
     while connections.join_next().await.is_some() {}
     Ok(())
+}
+
+/// A connection whose writes fail once the other side has taken nothing for a while: hyper has no deadline for them.
+#[derive(Debug)]
+struct Patient {
+    stream: TcpStream,
+    patience: Duration,
+    /// Runs while something is to be written and nothing is taken.
+    waiting: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patient {
+    fn new(stream: TcpStream, patience: Duration) -> Self {
+        Self {
+            stream,
+            patience,
+            waiting: None,
+        }
+    }
+
+    fn judged<T>(&mut self, written: Poll<io::Result<T>>, cx: &mut task::Context<'_>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.waiting = None;
+            return written;
+        }
+        let patience = self.patience;
+        let waiting = self
+            .waiting
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        match waiting.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl AsyncRead for Patient {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut task::Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Patient {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut task::Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.judged(written, cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut task::Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.judged(written, cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    /// Nothing is kept back here, so that this says nothing about whether the other side reads.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }
 
 /// Headers of one request; browsers and proxies send some thirty.
@@ -263,10 +356,8 @@ async fn read(
             )));
         }
         Err(_) => {
-            return Err(Box::new(Problem::new(
-                408,
+            return Err(Box::new(Problem::of(
                 "request_timeout",
-                "the request took too long to arrive",
                 format!(
                     "the body must be here within {} s",
                     limits.body_deadline.as_secs()
@@ -304,15 +395,6 @@ fn refuse<B>(request: &Request<B>, limits: &Limits) -> Option<Problem> {
     if !origin_form {
         return Some(malformed("the request line must hold a path, and no address"));
     }
-    if matches!(*request.method(), Method::TRACE | Method::CONNECT) {
-        return Some(Problem::new(
-            405,
-            "method_not_allowed",
-            "this address does not take that method",
-            "TRACE and CONNECT are taken nowhere here",
-            "use one of the methods that the documentation names",
-        ));
-    }
     for name in ["x-http-method-override", "x-http-method", "x-method-override"] {
         if headers.contains_key(name) {
             return Some(malformed(
@@ -329,10 +411,8 @@ fn refuse<B>(request: &Request<B>, limits: &Limits) -> Option<Problem> {
         .path_and_query()
         .map_or(0, |path| path.as_str().len());
     if headers.len() > HEADERS_MAX || size + line > limits.head_max {
-        return Some(Problem::new(
-            431,
+        return Some(Problem::of(
             "headers_too_large",
-            "the headers are too large",
             format!(
                 "request line and headers together: at most {} bytes, and at most {HEADERS_MAX} headers",
                 limits.head_max
@@ -351,24 +431,24 @@ fn refuse<B>(request: &Request<B>, limits: &Limits) -> Option<Problem> {
 
 /// What can be read in two ways, or in none.
 fn malformed(detail: &str) -> Problem {
-    Problem::validation(vec![FieldError::new("", "malformed", detail)])
+    Problem::of(
+        "malformed_request",
+        detail,
+        "send it with a library for HTTP that is kept up to date",
+    )
 }
 
 fn too_large(limits: &Limits) -> Problem {
-    Problem::new(
-        413,
+    Problem::of(
         "payload_too_large",
-        "the body is too large",
         format!("at most {} bytes are taken", limits.body_max),
         "send less: long texts do not belong in a command",
     )
 }
 
 fn panicked() -> Problem {
-    Problem::new(
-        500,
+    Problem::of(
         "internal",
-        "something of ours is broken",
         "the request met a mistake in kassa; nothing was decided or, if it was, a repeat tells what",
         "send the same request again with the same Idempotency-Key, and tell us the trace_id if it stays so",
     )
@@ -409,7 +489,6 @@ mod tests {
     use axum::routing::get;
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
-        net::TcpStream,
         time::timeout,
     };
 
@@ -427,6 +506,7 @@ mod tests {
             header_deadline: Duration::from_millis(300),
             body_deadline: Duration::from_millis(300),
             request_deadline: Duration::from_millis(300),
+            write_deadline: Duration::from_millis(300),
             ..Limits::default()
         };
         let slow = || async {
@@ -485,6 +565,51 @@ mod tests {
             never.starts_with("HTTP/1.1 503") && never.contains("retry-after"),
             "{never}"
         );
+    }
+
+    #[tokio::test]
+    async fn what_can_be_read_in_two_ways_has_a_code_of_its_own() {
+        let (address, _guard) = front(10).await;
+        for request in [
+            "GET /slow HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+            "GET http://a/slow HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+            "GET /slow HTTP/1.1\r\nHost: a\r\nX-HTTP-Method-Override: POST\r\nConnection: close\r\n\r\n",
+        ] {
+            let answer = exchange(address, request).await;
+            assert!(
+                answer.starts_with("HTTP/1.1 400") && answer.contains("\"code\":\"malformed_request\""),
+                "{request}{answer}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_is_let_go() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let shutdown = CancellationToken::new();
+        let _guard = shutdown.clone().drop_guard();
+        let limits = Limits {
+            connections: 1,
+            write_deadline: Duration::from_millis(300),
+            ..Limits::default()
+        };
+        // More than any buffer on the way takes, and no end of it.
+        let endless = || async {
+            let chunk = bytes::Bytes::from(vec![b'x'; 64 * 1024]);
+            Body::from_stream(futures::stream::repeat(Ok::<_, Infallible>(chunk)))
+        };
+        let router = Router::new()
+            .route("/endless", get(endless))
+            .route("/", get(async || "hello"));
+        tokio::spawn(serve(listener, router, limits, shutdown));
+        let mut deaf = TcpStream::connect(address).await.expect("it listens");
+        let request = b"GET /endless HTTP/1.1\r\nHost: a\r\n\r\n";
+        deaf.write_all(request).await.expect("it reads");
+        // It has the only place; the next is served once it has lost it.
+        let next = exchange(address, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+        assert!(next.starts_with("HTTP/1.1 200"), "{next}");
+        drop(deaf);
     }
 
     #[tokio::test]

@@ -14,26 +14,36 @@ pub const BODY_MAX: usize = 64 * 1024;
 /// 413 for size, 422 for card data, 400 with the pointer for the rest.
 pub fn decode<T: DeserializeOwned>(body: &[u8], rule: fn(&str) -> &'static str) -> Result<T, Box<Problem>> {
     if body.len() > BODY_MAX {
-        return Err(Box::new(Problem::new(
-            413,
+        return Err(Box::new(Problem::of(
             "payload_too_large",
-            "the body is too large",
             format!("the body has {} bytes, at most {BODY_MAX} are taken", body.len()),
             "send less: long texts do not belong in a command",
         )));
     }
-    let text = std::str::from_utf8(body).map_err(|_| malformed("the body must be JSON in UTF-8"))?;
+    let text = std::str::from_utf8(body).map_err(|_| unreadable(body, "the body must be JSON in UTF-8"))?;
     if text.starts_with('\u{feff}') {
-        return Err(malformed("the body must start with {, without a byte order mark"));
+        return Err(unreadable(
+            body,
+            "the body must start with {, without a byte order mark",
+        ));
     }
     let mut reader = serde_json::Deserializer::from_str(text);
     let Object(decoded) =
         serde_path_to_error::deserialize(&mut reader).map_err(|error| wrong_field(text, &error, rule))?;
     reader
         .end()
-        .map_err(|_| malformed("the body must be one JSON object and nothing after it"))?;
+        .map_err(|_| unreadable(body, "the body must be one JSON object and nothing after it"))?;
     refuse_cards(text)?;
     Ok(decoded)
+}
+
+/// What cannot be read is refused for a card number first: a caller may keep what is only malformed.
+fn unreadable(body: &[u8], detail: &str) -> Box<Problem> {
+    if has_card(&String::from_utf8_lossy(body)) {
+        card_refused(String::new())
+    } else {
+        malformed(detail)
+    }
 }
 
 fn malformed(detail: &str) -> Box<Problem> {
@@ -121,22 +131,29 @@ fn refuse_cards(text: &str) -> Result<(), Box<Problem>> {
         // Not JSON: it is refused anyway, but its text may not reach an error.
         Err(_) => has_card(text).then(String::new),
     };
-    match found {
-        None => Ok(()),
-        Some(pointer) => Err(Box::new(
-            Problem::new(
-                422,
-                "card_data_refused",
-                "never send card numbers here",
-                "a field holds what looks like a card number; it was not stored and not logged",
-                "remove it: cards are entered at the provider, and only there",
-            )
-            .with_errors(vec![FieldError::new(
-                pointer,
-                "card_data",
-                "must not hold a card number",
-            )]),
-        )),
+    found.map_or(Ok(()), |pointer| Err(card_refused(pointer)))
+}
+
+fn card_refused(pointer: String) -> Box<Problem> {
+    Box::new(
+        Problem::of(
+            "card_data_refused",
+            "a field holds what looks like a card number; it was not stored and not logged",
+            "remove it: cards are entered at the provider, and only there",
+        )
+        .with_errors(vec![FieldError::new(
+            pointer,
+            "card_data",
+            "must not hold a card number",
+        )]),
+    )
+}
+
+/// Whether a body holds a card number, where [`decode`] would refuse one, or anywhere when it is not JSON.
+pub fn holds_card(body: &[u8]) -> bool {
+    match std::str::from_utf8(body) {
+        Ok(text) => refuse_cards(text).is_err(),
+        Err(_) => has_card(&String::from_utf8_lossy(body)),
     }
 }
 
@@ -233,6 +250,32 @@ fn luhn(digits: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_card_number_is_refused_as_one_however_unreadable_the_body_is() {
+        let card = "4111 1111 1111 1111";
+        for body in [
+            format!("{{\"a\": \"{card}\""),
+            format!("{{}} {card}"),
+            format!("\u{feff}{{\"a\": \"{card}\"}}"),
+            format!("{{\"a\": \"{card}\"}}"),
+        ]
+        .map(String::into_bytes)
+        .into_iter()
+        .chain([[card.as_bytes(), b"\xff"].concat()])
+        {
+            let refused = decode::<serde_json::Map<String, serde_json::Value>>(&body, |_| "").unwrap_err();
+            assert_eq!(refused.code, "card_data_refused", "{}", body.escape_ascii());
+            assert!(holds_card(&body), "{}", body.escape_ascii());
+        }
+        for body in [&b"{} {}"[..], "\u{feff}{}".as_bytes(), b"{\"a\": \"\xff\"}"] {
+            let refused = decode::<serde_json::Map<String, serde_json::Value>>(body, |_| "").unwrap_err();
+            assert_eq!(refused.errors[0].code, "malformed", "{}", body.escape_ascii());
+            assert!(!holds_card(body), "{}", body.escape_ascii());
+        }
+        // It may look like one by chance.
+        assert!(!holds_card(br#"{"order_reference": "4111111111111111"}"#));
+    }
 
     #[test]
     fn test_card_numbers_are_found_and_references_are_not() {

@@ -316,6 +316,15 @@ pub fn command(command: &str, result: &str, took: Duration) {
         .observe(took.as_secs_f64());
 }
 
+/// A command or a question that was not looked at, because there was nowhere for its answer to go.
+pub fn turned_away(command: &str) {
+    let labels = Answered {
+        command: command.to_owned(),
+        result: "no_reply_subject".to_owned(),
+    };
+    METRICS.commands.get_or_create(&labels).inc();
+}
+
 /// `result` is `ok`, `refused`, `not_served`, `not_sent` or `unknown`.
 pub fn psp_request(psp: &str, operation: &str, result: &str, took: Duration) {
     let answered = PspAnswered {

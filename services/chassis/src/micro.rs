@@ -14,7 +14,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::{Config, Mode},
-    problem::Problem,
+    metrics,
+    problem::{Problem, refusal_headers},
 };
 
 /// Requests under way at once: each waits for a commit, and some for the provider's answer.
@@ -95,6 +96,8 @@ pub struct Asked {
 #[derive(Debug)]
 pub struct Reply {
     pub result: Result<Vec<u8>, Box<Problem>>,
+    /// What a result is; `Content-Type`. A problem is what problems are.
+    pub content_type: &'static str,
     /// The answer had been given before; `Idempotent-Replayed`.
     pub replayed: bool,
     /// How far the log was read for this answer; `Kassa-Position`.
@@ -107,6 +110,7 @@ impl Reply {
     pub fn new(result: Result<Vec<u8>, Box<Problem>>) -> Self {
         Self {
             result,
+            content_type: "application/json",
             replayed: false,
             position: None,
             preference: None,
@@ -183,6 +187,8 @@ where
         if !reply.is_some_and(|subject| subject.starts_with("_INBOX")) {
             let times = turned_away.saturating_add(1);
             turned_away = times;
+            // What stands in an unknown subject is anybody's text.
+            metrics::turned_away(if known { &verb } else { "unknown" });
             if times.is_power_of_two() {
                 tracing::warn!(
                     service = what.name,
@@ -274,10 +280,8 @@ fn tokens(prefix: &str, subject: &str) -> (String, String) {
 }
 
 fn unknown_verb(what: MicroService) -> Problem {
-    Problem::new(
-        404,
+    Problem::of(
         "not_found",
-        "not found",
         "there is no such verb",
         format!(
             "publish on {}.<shop>.<verb> with one of {}",
@@ -298,13 +302,11 @@ async fn respond(request: &Request, reply: Reply) {
     }
     let payload = match reply.result {
         Ok(payload) => {
-            headers.insert("Content-Type", "application/json");
+            headers.insert("Content-Type", reply.content_type);
             payload
         }
         Err(problem) => {
-            headers.insert("Content-Type", "application/problem+json");
-            headers.insert("Nats-Service-Error-Code", problem.status.to_string().as_str());
-            headers.insert("Nats-Service-Error", problem.title.as_str());
+            refusal_headers(&mut headers, &problem);
             serde_json::to_vec(&problem).unwrap_or_default()
         }
     };

@@ -37,10 +37,8 @@ impl RatePerShop {
         let seconds = u32::try_from(wait.as_secs())
             .unwrap_or(u32::MAX)
             .saturating_add(1);
-        let mut problem = Problem::new(
-            429,
+        let mut problem = Problem::of(
             "rate_limited",
-            "too much at once",
             "this shop has asked more than it may in a second",
             "send the same request again a little later, and fewer at once",
         );

@@ -2,9 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use async_nats::HeaderMap;
+
 use crate::{
     metrics,
     micro::{Asked, Reply},
+    problem::Problem,
     trace::{self, Context, Span},
 };
 
@@ -41,7 +44,10 @@ pub async fn answered(kind: Kind, asked: &Asked, answer: impl Future<Output = Re
     }
     span.run(async {
         let began = Instant::now();
-        let mut reply = answer.await;
+        let mut reply = match too_much_head(asked.headers.as_ref()) {
+            None => answer.await,
+            Some(refusal) => Reply::from(refusal),
+        };
         let took = began.elapsed();
         if let Err(problem) = &mut reply.result {
             problem.trace_id = trace::current().map(|here| here.trace_id());
@@ -50,6 +56,27 @@ pub async fn answered(kind: Kind, asked: &Asked, answer: impl Future<Output = Re
         reply
     })
     .await
+}
+
+/// Names and values of the headers together, as over HTTP: the bus itself would carry a megabyte of them.
+const HEAD_MAX: usize = 64 * 1024;
+
+fn too_much_head(headers: Option<&HeaderMap>) -> Option<Box<Problem>> {
+    let size: usize = headers
+        .into_iter()
+        .flat_map(HeaderMap::iter)
+        .flat_map(|(name, values)| {
+            let name: &str = name.as_ref();
+            values.iter().map(move |value| name.len() + value.as_str().len())
+        })
+        .sum();
+    (size > HEAD_MAX).then(|| {
+        Box::new(Problem::of(
+            "headers_too_large",
+            format!("the headers together have {size} bytes, at most {HEAD_MAX} are taken"),
+            "send fewer or shorter headers",
+        ))
+    })
 }
 
 fn tell(kind: Kind, asked: &Asked, reply: &Reply, took: Duration) {
@@ -80,7 +107,6 @@ fn is_token(shop: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::problem::Problem;
 
     #[tokio::test]
     async fn a_refusal_names_the_trace_that_the_caller_named() {

@@ -1,7 +1,7 @@
 //! What is served where? Every route on one screen, and what they share.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -9,26 +9,35 @@ use axum::{
     Router,
     http::HeaderMap,
     middleware,
-    routing::{get, post},
+    routing::{MethodRouter, get, post},
 };
 use kassa_chassis::{
-    config::Config,
+    config::{Config, Mode},
     problem::{FieldError, Problem},
 };
 use kassa_engine::Commands;
 use kassa_event_store::Store;
 use kassa_read_models::Queries;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     events,
     feed::Feed,
     handlers,
-    keys::{ApiKey, Keys, Scope},
+    keys::{self, ApiKey, Keys, Scope},
     pages,
     refusal::{self, Refused},
     stream,
 };
+
+/// Answers made of past events that are under way at once: each holds a step of the log, some megabytes at most.
+const READERS: usize = 64;
+/// For one API key: enough for a reader by hand beside a nightly one, and a small part of all.
+const READERS_PER_KEY: usize = 4;
+/// Of the pool's connections, one in so many may read steps of the log, for readers and for streams that catch up: the
+/// others are left to look up keys and to decide commands, whatever is being read.
+const READING: usize = 2;
 
 /// What the handlers share.
 #[derive(Debug)]
@@ -40,28 +49,53 @@ pub(crate) struct App {
     /// Shops whose events are about money that exists.
     pub(crate) live: BTreeSet<String>,
     pub(crate) streams: Slots,
+    pub(crate) readers: Slots,
+    /// A turn at the log, taken for one step of reading.
+    pub(crate) turns: Semaphore,
     pub(crate) shutdown: CancellationToken,
-    keys: Keys,
-    shops: BTreeSet<String>,
+    pub(crate) keys: Keys,
+    shops: BTreeMap<String, Mode>,
     in_flight: InFlight,
 }
 
+/// A method and address, and what answers it.
+type Route = (&'static str, &'static str, MethodRouter<Arc<App>>);
+
+/// Everything that is answered. A test holds it against the contract, in both directions.
+fn routes() -> [Route; 15] {
+    [
+        ("post", "/v1/orders", post(handlers::create_order)),
+        ("get", "/v1/orders", get(handlers::orders)),
+        ("get", "/v1/orders/{order_id}", get(handlers::order)),
+        (
+            "post",
+            "/v1/orders/{order_id}/payments",
+            post(handlers::start_payment),
+        ),
+        (
+            "post",
+            "/v1/orders/{order_id}/cancel",
+            post(handlers::cancel_order),
+        ),
+        ("get", "/v1/orders/{order_id}/events", get(handlers::order_events)),
+        ("get", "/v1/orders/{order_id}/why", get(handlers::why)),
+        ("get", "/v1/methods", get(handlers::methods)),
+        ("get", "/v1/events", get(events::events)),
+        ("get", "/v1/events/stream", get(stream::stream)),
+        ("get", "/openapi.json", get(pages::openapi)),
+        ("get", "/asyncapi.json", get(pages::asyncapi)),
+        ("get", "/docs/api", get(pages::api)),
+        ("get", "/problems/{code}", get(pages::problem)),
+        ("get", "/schemas/{*path}", get(pages::schema)),
+    ]
+}
+
 pub(crate) fn router(app: Arc<App>) -> Router {
-    Router::new()
-        .route("/v1/orders", post(handlers::create_order).get(handlers::orders))
-        .route("/v1/orders/{id}", get(handlers::order))
-        .route("/v1/orders/{id}/payments", post(handlers::start_payment))
-        .route("/v1/orders/{id}/cancel", post(handlers::cancel_order))
-        .route("/v1/orders/{id}/events", get(handlers::order_events))
-        .route("/v1/orders/{id}/why", get(handlers::why))
-        .route("/v1/methods", get(handlers::methods))
-        .route("/v1/events", get(events::events))
-        .route("/v1/events/stream", get(stream::stream))
-        .route("/openapi.json", get(pages::openapi))
-        .route("/asyncapi.json", get(pages::asyncapi))
-        .route("/docs/api", get(pages::api))
-        .route("/problems/{code}", get(pages::problem))
-        .route("/schemas/{*path}", get(pages::schema))
+    routes()
+        .into_iter()
+        .fold(Router::new(), |router, (_, path, answers)| {
+            router.route(path, answers)
+        })
         .fallback(async || Refused::from(refusal::no_such_route()))
         .method_not_allowed_fallback(async || Refused::from(refusal::method_not_allowed()))
         .with_state(app)
@@ -80,8 +114,18 @@ impl App {
         Self {
             feed: Feed::new(store.clone(), live.clone()),
             keys: Keys::new(store.clone()),
-            streams: Slots::new(config.checkout.streams, config.checkout.streams_per_key),
-            shops: config.shops.keys().cloned().collect(),
+            streams: Slots::new(
+                "live streams",
+                config.checkout.streams,
+                config.checkout.streams_per_key,
+            ),
+            readers: Slots::new("readers of past events", READERS, READERS_PER_KEY),
+            turns: Semaphore::new((config.database.max_connections / READING).max(1)),
+            shops: config
+                .shops
+                .iter()
+                .map(|(shop, of)| (shop.clone(), of.cm.mode))
+                .collect(),
             in_flight: InFlight::default(),
             store,
             commands,
@@ -102,14 +146,16 @@ impl App {
             .filter(|_| second.is_none())
             .and_then(|value| value.to_str().ok());
         let key = self.keys.recognise(text).await?;
-        if !self.shops.contains(&key.shop) {
-            return Err(Box::new(Problem::new(
-                403,
+        let Some(mode) = self.shops.get(&key.shop) else {
+            return Err(Box::new(Problem::of(
                 "forbidden",
-                "this key may not do that",
                 "the shop of this API key is not served here",
                 "ask the installation that serves the shop",
             )));
+        };
+        // A key that was passed around while money did not exist must not open the shop once it does.
+        if key.mode != mode_of(*mode) {
+            return Err(keys::refused());
         }
         key.must_have(scope)?;
         Ok(key)
@@ -123,10 +169,8 @@ impl App {
         let name = (shop.to_owned(), key.to_owned());
         let mut names = self.in_flight.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !names.insert(name.clone()) {
-            let mut problem = Problem::new(
-                409,
+            let mut problem = Problem::of(
                 "idempotency_in_flight",
-                "the first request with this key is under way",
                 "a request with this Idempotency-Key has not been answered yet",
                 "send it again in a second: it is then answered as the first was",
             );
@@ -156,21 +200,24 @@ impl Drop for Taken {
     }
 }
 
-/// Places for live streams, in all and for each API key.
+/// Places for what is kept open, in all and for each API key.
 #[derive(Debug, Clone)]
 pub(crate) struct Slots {
+    /// What has its places here, in the plural.
+    what: &'static str,
     open: Arc<Mutex<HashMap<String, usize>>>,
     max: usize,
     max_per_key: usize,
 }
 
-/// One open stream; leaves its place when it goes.
+/// One place; it is free again when this goes.
 #[derive(Debug)]
 pub(crate) struct Slot(Slots, String);
 
 impl Slots {
-    fn new(max: usize, max_per_key: usize) -> Self {
+    fn new(what: &'static str, max: usize, max_per_key: usize) -> Self {
         Self {
+            what,
             open: Arc::default(),
             max,
             max_per_key,
@@ -184,15 +231,13 @@ impl Slots {
         let all: usize = open.values().sum();
         let mine = open.get(key_id).copied().unwrap_or_default();
         if all >= self.max || mine >= self.max_per_key {
-            let mut problem = Problem::new(
-                429,
+            let mut problem = Problem::of(
                 "rate_limited",
-                "too much at once",
                 format!(
-                    "live streams: at most {} for one API key, {} in all",
-                    self.max_per_key, self.max
+                    "{}: at most {} for one API key, {} in all",
+                    self.what, self.max_per_key, self.max
                 ),
-                "close a stream that nobody reads, or share one",
+                "close one that nobody reads, or wait until one has ended",
             );
             problem.retry_after_s = Some(5);
             return Err(Box::new(problem));
@@ -214,9 +259,58 @@ impl Drop for Slot {
     }
 }
 
+/// As a key's text says it.
+fn mode_of(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Sim => "sim",
+        Mode::Test => "test",
+        Mode::Live => "live",
+    }
+}
+
 /// One wrong parameter.
 pub(crate) fn wrong(name: &str, detail: impl Into<String>) -> Box<Problem> {
     Box::new(Problem::validation(vec![FieldError::new(
         name, "invalid", detail,
     )]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_answered_is_what_the_contract_says_and_the_other_way_round() {
+        let document: serde_json::Value = serde_json::from_str(pages::OPENAPI).expect("the contract is JSON");
+        let paths = document["paths"].as_object().expect("paths");
+        let documented: BTreeSet<(String, String)> = paths
+            .iter()
+            .flat_map(|(path, operations)| {
+                let methods = operations.as_object().into_iter().flatten();
+                methods.map(|(method, _)| (method.clone(), path.clone()))
+            })
+            .collect();
+        let answered: BTreeSet<(String, String)> = routes()
+            .into_iter()
+            // One parameter for several segments is what OpenAPI cannot write.
+            .map(|(method, path, _)| (method.to_owned(), path.replace("{*", "{")))
+            .collect();
+        assert_eq!(answered, documented);
+    }
+
+    #[test]
+    fn places_are_few_for_one_key_and_free_again_when_they_are_left() {
+        let slots = Slots::new("readers", 3, 2);
+        let held = [slots.enter("a"), slots.enter("a")];
+        assert!(held.iter().all(Result::is_ok));
+        let refused = slots.enter("a").expect_err("two are held");
+        assert_eq!((refused.status, refused.code.as_str()), (429, "rate_limited"));
+        assert!(refused.detail.starts_with("readers: at most 2"), "{refused:?}");
+        let other = slots.enter("b").expect("another key has places");
+        assert!(slots.enter("c").is_err(), "there are three in all");
+        drop(other);
+        assert!(slots.enter("c").is_ok());
+        drop(held);
+        assert!(slots.enter("a").is_ok());
+    }
 }

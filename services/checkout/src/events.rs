@@ -17,7 +17,7 @@ use kassa_relay::{Bound, EventFilter, FilterError, FilteredLog, TranslateError};
 
 use crate::{
     PART,
-    app::{App, wrong},
+    app::{App, Slot, wrong},
     handlers::{accepts, link},
     keys::Scope,
     query,
@@ -51,7 +51,7 @@ pub(crate) async fn events(
     let key = app.caller(&headers, Scope::EventsRead).await?;
     let kind = accepts(&headers, &[JSON, NDJSON])?;
     let given = query::parse(asked.as_deref(), &PARAMETERS)?;
-    let (filter, limit) = filter(&key.shop, &given)?;
+    let (mut filter, limit) = filter(&key.shop, &given)?;
     app.queries.count(&key.shop)?;
     let kept: Vec<_> = given
         .iter()
@@ -66,8 +66,12 @@ pub(crate) async fn events(
         .head(PART)
         .await
         .map_err(|_| Problem::store_unavailable())?;
+    not_beyond("after", filter.after, head)?;
     let until = filter.until.map_or(head, |until| until.min(head));
-    let mut log = FilteredLog::open(app.store.clone(), app.live.clone(), filter)
+    // The end is looked for once: what is stored while this is read belongs to the next page, and is told there.
+    filter.until = Some(until);
+    let slot = app.readers.enter(&key.key_id)?;
+    let mut log = Log::open(app.clone(), filter)
         .await
         .map_err(|error| unreadable(&error))?;
     if kind == NDJSON && limit.is_none() {
@@ -76,7 +80,7 @@ pub(crate) async fn events(
                 (header::CONTENT_TYPE, NDJSON),
                 (header::CACHE_CONTROL, "no-store"),
             ],
-            Body::from_stream(lines(log)),
+            Body::from_stream(lines(log, slot)),
         )
             .into_response();
         at(&mut response, until);
@@ -114,6 +118,31 @@ pub(crate) async fn events(
     Ok(response)
 }
 
+/// The log, read in turns: whoever reads, and however many do, connections are left for what cannot wait.
+pub(crate) struct Log {
+    app: Arc<App>,
+    log: FilteredLog,
+}
+
+impl Log {
+    /// # Errors
+    /// As [`FilteredLog::open`].
+    pub(crate) async fn open(app: Arc<App>, filter: EventFilter) -> Result<Self, TranslateError> {
+        let log = {
+            // Never closed; and if it were, reading without a turn would be right.
+            let _turn = app.turns.acquire().await;
+            FilteredLog::open(app.store.clone(), app.live.clone(), filter).await?
+        };
+        Ok(Self { app, log })
+    }
+
+    /// As [`FilteredLog::next`]. A turn is not held while the reader takes what it was given.
+    pub(crate) async fn next(&mut self) -> Result<Option<Vec<Envelope>>, TranslateError> {
+        let _turn = self.app.turns.acquire().await;
+        self.log.next().await
+    }
+}
+
 fn at(response: &mut Response, position: i64) {
     if let Ok(value) = HeaderValue::from_str(&format!("{PART}-{position}")) {
         response.headers_mut().insert("Kassa-Position", value);
@@ -122,15 +151,15 @@ fn at(response: &mut Response, position: i64) {
 
 /// Step by step to the end; an event that cannot be read ends it early, and the connection with it, so that the reader
 /// sees that it is not whole.
-fn lines(log: FilteredLog) -> impl stream::Stream<Item = Result<Vec<u8>, TranslateError>> {
-    stream::unfold(Some(log), |log| async {
-        let mut log = log?;
+fn lines(log: Log, slot: Slot) -> impl stream::Stream<Item = Result<Vec<u8>, TranslateError>> {
+    stream::unfold(Some((log, slot)), |state| async {
+        let (mut log, slot) = state?;
         loop {
             match log.next().await {
                 Ok(Some(events)) => {
                     let shown: Vec<_> = events.into_iter().filter(|event| !event.is_internal()).collect();
                     if !shown.is_empty() {
-                        return Some((Ok(ndjson(&shown)), Some(log)));
+                        return Some((Ok(ndjson(&shown)), Some((log, slot))));
                     }
                 }
                 Ok(None) => return None,
@@ -207,6 +236,17 @@ pub(crate) fn position(name: &str, text: &str) -> Result<i64, Box<Problem>> {
         Ok(_) => Err(wrong(name, format!("there is one part: write {PART}-number"))),
         Err(error) => Err(wrong(name, error.to_string())),
     }
+}
+
+/// Where nothing has happened yet, nothing can have been seen: after a backup was put back, or with another installation's
+/// position, a reader would be deaf to what comes in between.
+pub(crate) fn not_beyond(name: &str, after: i64, head: i64) -> Result<(), Box<Problem>> {
+    if after <= head {
+        return Ok(());
+    }
+    let detail =
+        format!("is beyond the end of the log, {PART}-{head}: read again from a position that was reached");
+    Err(wrong(name, detail))
 }
 
 pub(crate) fn unreadable(error: &TranslateError) -> Box<Problem> {

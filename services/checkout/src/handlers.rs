@@ -194,7 +194,8 @@ async fn question(
     body: Map<String, Value>,
     kind: &'static str,
 ) -> Answer {
-    accepts(headers, &[kind, JSON])?;
+    // What was asked for is what it is called: a batch is JSON as well.
+    let kind = accepts(headers, &[kind, JSON])?;
     let asked = ask(key, verb, headers, body);
     respond(app.queries.answer(&asked).await, StatusCode::OK, kind)
 }
@@ -235,10 +236,8 @@ fn is_json(headers: &HeaderMap) -> Result<(), Box<Problem>> {
     if json && utf8 && kinds.next().is_none() {
         return Ok(());
     }
-    Err(Box::new(Problem::new(
-        415,
+    Err(Box::new(Problem::of(
         "unsupported_media_type",
-        "this content type is not taken",
         "Content-Type must be application/json, in UTF-8",
         "send the body as JSON, and say so",
     )))
@@ -274,10 +273,8 @@ pub(crate) fn accepts(headers: &HeaderMap, kinds: &[&'static str]) -> Result<&'s
     };
     let found = kinds.iter().copied().find(|kind| taken(kind));
     found.ok_or_else(|| {
-        Box::new(Problem::new(
-            406,
+        Box::new(Problem::of(
             "not_acceptable",
-            "this address has no such form",
             format!("Accept: there is {}", kinds.join(", ")),
             "ask for one of the forms named in detail, or leave Accept out",
         ))

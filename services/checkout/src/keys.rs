@@ -228,7 +228,6 @@ impl Keys {
             unauthenticated("this is no API key: they begin with kassa_ and have four parts")
         })?;
         let known = self.known(key_id).await?;
-        let refused = || unauthenticated("this API key is not known, has expired or was revoked");
         // Compared in any case, so that the time of the answer does not tell which ids exist.
         let nobody = vec![0; 32];
         let expected = known.as_ref().map_or(&nobody, |known| &known.hash);
@@ -239,6 +238,17 @@ impl Keys {
             .filter(|key| same && key.mode == mode && key.revoked_at.is_none())
             .filter(|key| key.expires_at.is_none_or(|end| now < end))
             .ok_or_else(refused)
+    }
+
+    /// Whether a key that was taken earlier would be taken now, too. `true` while that cannot be looked up: without the
+    /// database there is nothing to tell anyone, and a stream that is kept is no wider open than it was.
+    pub(crate) async fn holds(&self, key: &ApiKey) -> bool {
+        let now = self.store.clock().now();
+        match self.known(&key.key_id).await {
+            Ok(Some(known)) => known.key == *key && key.expires_at.is_none_or(|end| now < end),
+            Ok(None) => false,
+            Err(_) => true,
+        }
     }
 
     async fn known(&self, key_id: &str) -> Result<Option<Known>, Box<Problem>> {
@@ -305,10 +315,8 @@ impl ApiKey {
         if self.scopes.iter().any(|held| held == scope.as_str()) {
             return Ok(());
         }
-        Err(Box::new(Problem::new(
-            403,
+        Err(Box::new(Problem::of(
             "forbidden",
-            "this key may not do that",
             format!("the API key lacks the scope {scope}"),
             "use a key that has the scope named in detail",
         )))
@@ -330,11 +338,14 @@ fn parse(text: &str) -> Option<(&str, &str, &str)> {
     fits.then_some((mode, id, secret))
 }
 
+/// The same for every reason that lies in the key.
+pub(crate) fn refused() -> Box<Problem> {
+    unauthenticated("this API key is not known, is of another mode than the shop, has expired or was revoked")
+}
+
 fn unauthenticated(detail: &str) -> Box<Problem> {
-    Box::new(Problem::new(
-        401,
+    Box::new(Problem::of(
         "unauthenticated",
-        "who is asking?",
         detail,
         "send Authorization: Bearer with an API key of the shop; kassa keys create makes one",
     ))

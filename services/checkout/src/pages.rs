@@ -22,7 +22,7 @@ static SCHEMAS: LazyLock<BTreeMap<String, String>> = LazyLock::new(|| {
         .collect()
 });
 
-static OPENAPI: &str = include_str!("../../../events-schema/openapi.json");
+pub(crate) static OPENAPI: &str = include_str!("../../../events-schema/openapi.json");
 
 pub(crate) async fn openapi() -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], OPENAPI)
@@ -52,10 +52,8 @@ pub(crate) async fn problem(Path(code): Path<String>) -> Result<Html<String>, Re
 }
 
 fn no_such(what: &str) -> Problem {
-    Problem::new(
-        404,
+    Problem::of(
         "not_found",
-        "not found",
         format!("there is no such {what}"),
         "see /openapi.json for what there is",
     )
@@ -89,7 +87,9 @@ fn reader(document: &Value) -> String {
             };
             let text = |field: &str| escaped(operation[field].as_str().unwrap_or_default());
             body.push_str(&format!(
-                "<h2><code>{} {}</code></h2><p>{}</p><p>{}</p>",
+                "<h2 id=\"{}\"><code>{} {}</code></h2><p>{}</p><p>{}</p>",
+                // Where discovery and others point at.
+                text("operationId"),
                 method.to_uppercase(),
                 escaped(path),
                 text("summary"),
@@ -154,6 +154,8 @@ fn escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use kassa_events_schema::api::VERBS;
+
     use super::*;
 
     #[test]
@@ -175,5 +177,12 @@ mod tests {
             assert!(page.contains(&escaped(path)), "{path}");
         }
         assert!(!page.contains("<script"));
+        for verb in VERBS {
+            assert!(
+                page.contains(&format!("<h2 id=\"{}\">", verb.name)),
+                "discovery leads to #{} and there is no such section",
+                verb.name
+            );
+        }
     }
 }

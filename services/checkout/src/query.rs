@@ -14,10 +14,8 @@ const LENGTH_MAX: usize = 4 * 1024;
 pub(crate) fn parse(query: Option<&str>, known: &[&str]) -> Result<Vec<(String, String)>, Box<Problem>> {
     let query = query.unwrap_or_default();
     if query.len() > LENGTH_MAX {
-        return Err(Box::new(Problem::new(
-            414,
+        return Err(Box::new(Problem::of(
             "uri_too_long",
-            "the address is too long",
             format!(
                 "the query has {} bytes, at most {LENGTH_MAX} are taken",
                 query.len()

@@ -93,20 +93,16 @@ fn of_status(status: StatusCode) -> Problem {
 }
 
 pub(crate) fn no_such_route() -> Problem {
-    Problem::new(
-        404,
+    Problem::of(
         "not_found",
-        "not found",
         "there is no such address",
         "see /openapi.json for what there is",
     )
 }
 
 pub(crate) fn method_not_allowed() -> Problem {
-    Problem::new(
-        405,
+    Problem::of(
         "method_not_allowed",
-        "this address does not take that method",
         "the address exists and takes other methods",
         "use one of the methods in the header Allow",
     )

@@ -13,15 +13,15 @@ use futures::stream;
 use kassa_chassis::{metrics, problem::Problem};
 use kassa_domain::ids::OrderId;
 use kassa_events_schema::Envelope;
-use kassa_relay::{EventFilter, FilteredLog, TranslateError};
+use kassa_relay::{EventFilter, TranslateError};
 use tokio::sync::{broadcast::error::RecvError, mpsc};
 
 use crate::{
     PART,
     app::{App, Slot},
-    events::{Never, filter, position},
+    events::{Log, Never, filter, not_beyond, position},
     handlers::accepts,
-    keys::Scope,
+    keys::{ApiKey, Scope},
     query,
     refusal::Refused,
 };
@@ -29,6 +29,8 @@ use crate::{
 const EVENT_STREAM: &str = "text/event-stream";
 /// Shorter than the patience of proxies; it also finds out that a client has gone.
 const PING: Duration = Duration::from_secs(15);
+/// How often a stream's key is looked up again: one that was revoked or has expired hears nothing more after this.
+const KEY: Duration = Duration::from_secs(5);
 /// A client that takes nothing for this long is let go: it can come back and resume.
 const STUCK: Duration = Duration::from_secs(30);
 /// Frames on their way to one client; a slow one is not let far ahead of itself.
@@ -47,14 +49,18 @@ pub(crate) async fn stream(
     let last_seen = headers
         .get("last-event-id")
         .map(|value| value.to_str().unwrap_or_default());
-    let after = match last_seen.filter(|text| !text.is_empty()) {
-        Some(text) => Some(position("Last-Event-ID", text)?),
-        None => given
-            .iter()
-            .any(|(name, _)| name == "after")
-            .then_some(filter.after),
+    let (named, after) = match last_seen.filter(|text| !text.is_empty()) {
+        Some(text) => ("Last-Event-ID", Some(position("Last-Event-ID", text)?)),
+        None => {
+            let given = given.iter().any(|(name, _)| name == "after");
+            ("after", given.then_some(filter.after))
+        }
     };
     app.queries.count(&key.shop)?;
+    if let Some(after) = after {
+        let head = app.store.head(PART).await;
+        not_beyond(named, after, head.map_err(|_| Problem::store_unavailable())?)?;
+    }
     if let Some(order) = &filter.order {
         app.owns(&key.shop, order).await?;
     }
@@ -65,6 +71,7 @@ pub(crate) async fn stream(
         let _counted = metrics::sse_open(kind);
         let teller = Teller {
             order: filter.order.as_ref().map(OrderId::to_string),
+            key,
             app,
             filter,
             frames,
@@ -90,6 +97,7 @@ pub(crate) async fn stream(
 /// One stream's end of the matter.
 struct Teller {
     app: Arc<App>,
+    key: ApiKey,
     filter: EventFilter,
     order: Option<String>,
     frames: mpsc::Sender<String>,
@@ -100,6 +108,8 @@ struct Teller {
 enum Stop {
     /// The client has gone, or takes nothing any more.
     Gone,
+    /// Its key is not valid any more; it is told so when it comes back.
+    Refused,
     Broken(TranslateError),
 }
 
@@ -120,6 +130,7 @@ impl Teller {
             }
             let mut at = from.max(target);
             let mut ping = tokio::time::interval_at(tokio::time::Instant::now() + PING, PING);
+            let mut key = tokio::time::interval_at(tokio::time::Instant::now() + KEY, KEY);
             loop {
                 tokio::select! {
                     () = self.app.shutdown.cancelled() => return Ok(()),
@@ -128,6 +139,7 @@ impl Teller {
                         // With the place, so that a quiet client does not come back with an old one.
                         self.send(format!(": ping\nid: {PART}-{at}\n\n")).await?;
                     }
+                    _ = key.tick() => self.allowed().await?,
                     event = told.recv() => match event {
                         Ok(event) if event.position <= at => {}
                         Ok(event) => {
@@ -160,10 +172,12 @@ impl Teller {
             },
             ..self.filter.clone()
         };
-        let opened = FilteredLog::open(self.app.store.clone(), self.app.live.clone(), filter).await;
+        let opened = Log::open(self.app.clone(), filter).await;
         let mut log = opened.map_err(Stop::Broken)?;
         let mut over = false;
         while let Some(events) = log.next().await.map_err(Stop::Broken)? {
+            // Also while there is much to catch up with; it is looked up once a second at most.
+            self.allowed().await?;
             for event in events.iter().filter(|event| !event.is_internal()) {
                 if number(event) > after {
                     over |= self.one(event).await?;
@@ -173,6 +187,13 @@ impl Teller {
             }
         }
         Ok(over)
+    }
+
+    async fn allowed(&self) -> Result<(), Stop> {
+        match self.app.keys.holds(&self.key).await {
+            true => Ok(()),
+            false => Err(Stop::Refused),
+        }
     }
 
     fn is_ours(&self, event: &Envelope) -> bool {

@@ -26,7 +26,7 @@ use crate::client::Client;
 const NAME: &str = "cm-gateway";
 /// One part on one machine.
 const PART: i32 = 0;
-const STREAM: &str = "KASSA_EVENTS";
+const STREAM: &str = kassa_events_schema::subject::STREAM;
 const STARTED: &str = "kassa.evt.*.*.payment.*.started";
 /// Payments in the making at once; each is mostly waiting for CM.
 const CONCURRENCY: usize = 128;

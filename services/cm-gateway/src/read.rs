@@ -149,7 +149,10 @@ impl Gateway {
                 Disposition::RetryAfter(wait) => {
                     SignedDuration::try_from(wait).unwrap_or(SignedDuration::ZERO)
                 }
-                Disposition::Settle | Disposition::Failed(_) | Disposition::Park(_) => SignedDuration::ZERO,
+                Disposition::Settle
+                | Disposition::Failed(_)
+                | Disposition::Park(_)
+                | Disposition::ParkUnread(_) => SignedDuration::ZERO,
             };
             return Ok(Read::Again(wait.max(SignedDuration::from_millis(500))));
         }

@@ -53,6 +53,8 @@ pub enum Fault {
 pub enum Refusal {
     /// The answer is no. Stored, so that a repeat gets the same answer.
     Problem(Box<Problem>),
+    /// No, by what is configured today. Not stored: it may be yes tomorrow. A command that was decided before keeps its answer.
+    NotKept(Box<Problem>),
     Fault(Fault),
 }
 
@@ -161,6 +163,16 @@ impl Executor {
                     session.counted.clear();
                     Logged::Refused(problem)
                 }
+                Err(Refusal::NotKept(problem)) => {
+                    return match self.store.command(command.uuid()).await? {
+                        Some(known) => replayed(&caller, &known.fingerprint, &known.outcome, known.position),
+                        None => Ok(Executed {
+                            result: Err(problem),
+                            position: self.store.head(part).await?,
+                            replayed: false,
+                        }),
+                    };
+                }
                 Err(Refusal::Fault(fault)) => return Err(fault),
             };
             let refused = matches!(logged, Logged::Refused(_));
@@ -193,16 +205,7 @@ impl Executor {
                     outcome,
                     position,
                 }) => {
-                    if matches!(caller, Caller::Shop(_)) && stored != fingerprint {
-                        return Ok(Executed {
-                            result: Err(Box::new(key_reused())),
-                            position,
-                            replayed: true,
-                        });
-                    }
-                    let logged = serde_json::from_slice(&outcome)
-                        .map_err(|source| Fault::Unreadable { position, source })?;
-                    return Ok(executed(logged, position, true));
+                    return replayed(&caller, &stored, &outcome, position);
                 }
                 Err(AppendError::Conflict) => {
                     self.forget(&session);
@@ -333,11 +336,27 @@ fn executed<O>(logged: Logged<O>, position: i64, replayed: bool) -> Executed<O> 
     }
 }
 
+/// What was decided before under this id, for the same intention.
+fn replayed<O: DeserializeOwned>(
+    caller: &Caller,
+    fingerprint: &[u8],
+    outcome: &[u8],
+    position: i64,
+) -> Result<Executed<O>, Fault> {
+    if matches!(caller, Caller::Shop(asked) if asked.as_slice() != fingerprint) {
+        return Ok(Executed {
+            result: Err(Box::new(key_reused())),
+            position,
+            replayed: true,
+        });
+    }
+    let logged = serde_json::from_slice(outcome).map_err(|source| Fault::Unreadable { position, source })?;
+    Ok(executed(logged, position, true))
+}
+
 fn key_reused() -> Problem {
-    Problem::new(
-        422,
+    Problem::of(
         "idempotency_key_reused",
-        "this Idempotency-Key was used for something else",
         "the key belongs to another verb, target or body",
         "send a new key for a new intention, or the first body again for a repeat",
     )

@@ -63,11 +63,21 @@ pub(crate) fn late_enough(opened: &Opened, read_at: Timestamp) -> bool {
         .is_some_and(|until| read_at > until + SignedDuration::from_millis(VISIBILITY_HORIZON_MS))
 }
 
-/// Ends the order in `session`, if it is to end; what it was told otherwise is no error.
+/// Whether it may still expire: nothing is paid, and it has not ended.
+fn waits_to_end(opened: &Opened) -> bool {
+    matches!(opened.status(), "open" | "pending")
+}
+
+/// Ends the order in `session`, if it is to end; what it was told otherwise is no error. Its timer is settled only once it
+/// has nothing more to ask: clocks differ, and an order that is not due yet by this one is not asked again without it.
 pub(crate) async fn expire(session: &mut Session<'_>, order: OrderId) -> Result<Recorded, Refusal> {
     let command = OrderCommand::Expire { at: session.now() };
     match session.tell_order(order, command).await {
         Ok(()) => {
+            let waits = session.order(order).await?.opened().is_some_and(waits_to_end);
+            if waits {
+                return Ok(Recorded::NotNow);
+            }
             session.settle_timer(timer_id(order));
             Ok(Recorded::Yes)
         }
@@ -109,7 +119,7 @@ pub(crate) async fn fire(executor: &Executor, timer: &DueTimer) -> Result<Fired,
     };
     let now = executor.now();
     let again = Fired::Again(now + pause(timer.attempt));
-    if !matches!(opened.status(), "open" | "pending") {
+    if !waits_to_end(opened) {
         return Ok(Fired::Done);
     }
     if opened.provider.is_none() {

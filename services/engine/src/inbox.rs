@@ -15,8 +15,9 @@ use bytes::Bytes;
 use kassa_chassis::{
     bus::{self, Disposition, Work},
     micro::Asked,
-    problem::Problem,
+    problem::{Problem, refusal_headers},
 };
+use kassa_events_schema::subject;
 use tokio_util::sync::CancellationToken;
 
 use crate::service::{Commands, SERVICE};
@@ -35,9 +36,9 @@ const KEPT: [&str; 4] = ["Idempotency-Key", "Correlation-Id", "traceparent", "tr
 #[must_use]
 pub fn inbox() -> Work {
     Work {
-        stream: "KASSA_INBOX".to_owned(),
+        stream: subject::INBOX_STREAM.to_owned(),
         durable: "engine-inbox".to_owned(),
-        filter: "kassa.inbox.>".to_owned(),
+        filter: subject::INBOX.to_owned(),
         ack_wait: Duration::from_secs(30),
         concurrency: CONCURRENCY,
         start_sequence: 1,
@@ -60,7 +61,7 @@ pub(crate) async fn run(
 async fn take(commands: &Commands, jetstream: &Context, message: &Message) -> Disposition {
     let tokens: Vec<&str> = message.subject.split('.').collect();
     let [_, _, shop, verb] = tokens[..] else {
-        return Disposition::Park(format!(
+        return Disposition::ParkUnread(format!(
             "its subject is not of the form {PREFIX}.{{shop}}.{{verb}}"
         ));
     };
@@ -82,10 +83,8 @@ async fn take(commands: &Commands, jetstream: &Context, message: &Message) -> Di
             Err(problem) => problem,
         }
     } else {
-        Box::new(Problem::new(
-            404,
+        Box::new(Problem::of(
             "not_found",
-            "not found",
             "there is no such verb",
             format!(
                 "publish on {PREFIX}.<shop>.<verb> with one of {}",
@@ -107,8 +106,8 @@ async fn take(commands: &Commands, jetstream: &Context, message: &Message) -> Di
         return Disposition::RetryAfter(REJECT_AGAIN);
     }
     if is_undecodable(&problem) {
-        // The shop's program is wrong, which the shop may not notice: a person can look at what it sent.
-        Disposition::Park(format!("{}: {}", problem.code, problem.detail))
+        // The shop's program is wrong, which the shop may not notice: a person can ask the shop for what it sent.
+        Disposition::ParkUnread(format!("{}: {}", problem.code, problem.detail))
     } else {
         Disposition::Settle
     }
@@ -125,7 +124,8 @@ fn is_undecodable(problem: &Problem) -> bool {
         || problem
             .errors
             .iter()
-            .any(|error| error.pointer.is_empty() && error.code == "malformed")
+            // `invalid` as a whole: JSON, and no object.
+            .any(|error| error.pointer.is_empty() && matches!(error.code.as_str(), "malformed" | "invalid"))
 }
 
 /// Tells the shop, at once where it listens and later where it was away.
@@ -142,9 +142,7 @@ async fn reject(
             headers.insert(name, value.clone());
         }
     }
-    headers.insert("Content-Type", "application/problem+json");
-    headers.insert("Nats-Service-Error-Code", problem.status.to_string().as_str());
-    headers.insert("Nats-Service-Error", problem.title.as_str());
+    refusal_headers(&mut headers, problem);
     let info = message.info().map_err(anyhow::Error::from_boxed)?;
     // Delivered twice, told once.
     let id = format!(
@@ -156,7 +154,7 @@ async fn reject(
     headers.insert("Nats-Msg-Id", id.as_str());
     let body = Bytes::from(serde_json::to_vec(problem)?);
     jetstream
-        .publish_with_headers(format!("kassa.rejected.{shop}.{verb}"), headers, body)
+        .publish_with_headers(subject::rejected(shop, verb), headers, body)
         .await?
         .await?;
     Ok(())
@@ -168,16 +166,17 @@ mod tests {
     use kassa_chassis::problem::FieldError;
 
     #[test]
-    fn what_cannot_be_read_is_kept_for_a_person_and_what_holds_a_card_number_is_not() {
+    fn what_cannot_be_read_is_told_to_a_person_and_what_holds_a_card_number_is_not() {
         let malformed = Problem::validation(vec![FieldError::new("", "malformed", "must be JSON")]);
+        let array = Problem::validation(vec![FieldError::new("", "invalid", "must be a JSON object")]);
         let wrong = Problem::validation(vec![FieldError::new("/amount", "required", "must be given")]);
-        let card = Problem::new(422, "card_data_refused", "t", "d", "h").with_errors(vec![FieldError::new(
+        let card = Problem::of("card_data_refused", "d", "h").with_errors(vec![FieldError::new(
             "",
             "card_data",
             "d",
         )]);
-        let large = Problem::new(413, "payload_too_large", "t", "d", "h");
-        assert!(is_undecodable(&malformed) && is_undecodable(&large));
+        let large = Problem::of("payload_too_large", "d", "h");
+        assert!(is_undecodable(&malformed) && is_undecodable(&array) && is_undecodable(&large));
         assert!(!is_undecodable(&wrong) && !is_undecodable(&card));
     }
 

@@ -140,10 +140,8 @@ pub(crate) fn currency_not_supported() -> Box<Problem> {
     let known = SUPPORTED.join(", ");
     let detail = format!("must be one of {known}");
     Box::new(
-        Problem::new(
-            422,
+        Problem::of(
             "currency_not_supported",
-            "this currency is not supported",
             format!("/amount/currency: {detail}"),
             "send the amount in one of the currencies listed",
         )
@@ -174,10 +172,8 @@ pub(crate) fn return_url(text: &str, origins: &[url::Origin]) -> Result<String, 
                 .join(", ");
             let detail = format!("must start with one of {allowed}");
             Err(Box::new(
-                Problem::new(
-                    422,
+                Problem::of(
                     "return_url_not_allowed",
-                    "the shopper may not be sent there",
                     format!("/return_url: {detail}"),
                     "use a URL of the shop, or add its origin to shops.<shop>.return_url_origins",
                 )

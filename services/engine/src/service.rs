@@ -44,8 +44,8 @@ const COMMAND_VERSION: u32 = 1;
 const WAIT_DEFAULT_S: u64 = 10;
 /// Below the time-out of ordinary clients' longest patience, and of proxies.
 const WAIT_MAX_S: u64 = 25;
-/// HTTP clients and proxies are more patient: half a minute is what they grant.
-pub const WAIT_MAX_HTTP_S: u64 = 30;
+/// HTTP clients and proxies are more patient.
+pub const WAIT_MAX_HTTP_S: u64 = kassa_events_schema::api::WAIT_MAX_HTTP_S;
 /// While waiting, the state is looked at this often even when no hint comes: hints may be lost.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -330,10 +330,8 @@ fn check_headers(headers: Option<&HeaderMap>) -> Result<(), Box<Problem>> {
         .get("Content-Encoding")
         .is_some_and(|value| value.as_str() != "identity")
     {
-        return Err(Box::new(Problem::new(
-            415,
+        return Err(Box::new(Problem::of(
             "unsupported_encoding",
-            "compressed bodies are not taken",
             "Content-Encoding must be absent",
             "send the JSON as it is",
         )));
@@ -344,10 +342,8 @@ fn check_headers(headers: Option<&HeaderMap>) -> Result<(), Box<Problem>> {
             .parse::<u32>()
             .is_ok_and(|asked| (1..=COMMAND_VERSION).contains(&asked));
         if !known {
-            return Err(Box::new(Problem::new(
-                422,
+            return Err(Box::new(Problem::of(
                 "command_version_unknown",
-                "this version of the command is not known",
                 format!("Kassa-Command-Version: the highest version known is {COMMAND_VERSION}"),
                 "send an older version, or leave the header out",
             )));
@@ -362,10 +358,8 @@ fn idempotency_key(headers: Option<&HeaderMap>) -> Result<String, Box<Problem>> 
         .into_iter()
         .flat_map(|headers| headers.get_all("Idempotency-Key"));
     let Some(key) = values.next() else {
-        return Err(Box::new(Problem::new(
-            400,
+        return Err(Box::new(Problem::of(
             "idempotency_key_missing",
-            "the Idempotency-Key is missing",
             "the header Idempotency-Key is required on every command",
             "send a UUID, made once for this intention and sent again with every repeat",
         )));

@@ -11,6 +11,7 @@ use kassa_chassis::{
     metrics,
 };
 use kassa_event_store::Store;
+use kassa_events_schema::dead_letter;
 use kassa_relay::topology::{self, PROBE_SLOTS};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -326,10 +327,10 @@ impl Asked {
             return;
         }
         *looked = Some(tokio::time::Instant::now());
-        let Ok(stream) = jetstream.get_stream("KASSA_DLQ").await else {
+        let Ok(stream) = jetstream.get_stream(dead_letter::STREAM).await else {
             return;
         };
-        let Ok(subjects) = stream.info_with_subjects("kassa.dlq.>").await else {
+        let Ok(subjects) = stream.info_with_subjects(dead_letter::FILTER).await else {
             return;
         };
         let Ok(counts) = subjects.try_collect::<Vec<_>>().await else {

@@ -5,6 +5,7 @@ use std::{path::Path, time::Duration};
 
 use async_nats::{HeaderMap, client::RequestErrorKind};
 use clap::Args;
+use kassa_events_schema::{headers, subject};
 use reqwest::{Method, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
@@ -235,7 +236,7 @@ impl Service {
                 if let Some(wait) = wait {
                     headers.insert("Prefer", format!("wait={}; for={}", wait.seconds, wait.until));
                 }
-                let subject = format!("kassa.qry.{shop}.{verb}");
+                let subject = subject::query(shop, verb);
                 nats(bus, subject, headers, body, patience(wait), false).await
             }
             Self::Http(api) => {
@@ -275,7 +276,7 @@ impl Service {
                 let mut headers = HeaderMap::new();
                 headers.insert("Idempotency-Key", key);
                 headers.insert("Prefer", "wait=10");
-                let subject = format!("kassa.cmd.{shop}.{verb}");
+                let subject = subject::command(shop, verb);
                 nats(bus, subject, headers, body, patience(wait), true).await
             }
             Self::Http(api) => {
@@ -383,7 +384,7 @@ async fn nats(
     let refused = answer
         .headers
         .as_ref()
-        .is_some_and(|headers| headers.get("Nats-Service-Error-Code").is_some());
+        .is_some_and(|headers| headers.get(headers::SERVICE_ERROR_CODE).is_some());
     if refused {
         return Err(Ended::refused(document).into());
     }

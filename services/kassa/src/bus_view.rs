@@ -62,8 +62,8 @@ pub(crate) async fn wait_for_service(client: &async_nats::Client, shop: &str) ->
         // A question with an empty body: refused, which is an answer.
         let asked = |subject: String| client.request(subject, "".into());
         // Verbs are subscribed to one after the other: the last one tells.
-        let commands = asked(format!("kassa.cmd.{shop}.start_payment")).await;
-        let queries = asked(format!("kassa.qry.{shop}.get_order")).await;
+        let commands = asked(kassa_events_schema::subject::command(shop, "start_payment")).await;
+        let queries = asked(kassa_events_schema::subject::query(shop, "get_order")).await;
         if commands.is_ok() && queries.is_ok() {
             return Ok(());
         }

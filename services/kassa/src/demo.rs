@@ -312,7 +312,7 @@ impl Stage<'_> {
             .timeout(Some(Duration::from_secs(15)));
         let answer = self
             .checkout
-            .send_request(format!("kassa.cmd.{SHOP}.{verb}"), request)
+            .send_request(kassa_events_schema::subject::command(SHOP, verb), request)
             .await?;
         let document: Value = serde_json::from_slice(&answer.payload)?;
         match document["code"].as_str() {

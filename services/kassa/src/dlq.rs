@@ -16,7 +16,11 @@ use async_nats::{
     },
 };
 use clap::{Args, Subcommand};
-use kassa_events_schema::dead_letter::{self, DeadLetter, Redeliver, Redelivered};
+use kassa_events_schema::{
+    dead_letter::{self, DeadLetter, Redeliver, Redelivered},
+    subject,
+};
+use kassa_infra::nats::INBOX_DURABLE;
 use serde_json::{Value, json};
 
 use crate::{
@@ -64,7 +68,8 @@ pub(crate) struct LsArgs {
     output: Output,
 }
 
-/// Shows one dead letter with its headers and its body.
+/// Shows one dead letter with its headers and its body. Of a command that could not be read there is none (`null`), only its
+/// length and hash: it may have held a card number or an address.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   kassa dlq show 17
@@ -226,8 +231,16 @@ impl Letters {
             .filter_map(|(name, values)| Some((name.to_string(), values.first()?.as_str().into())))
             .collect();
         document["headers"] = headers.into();
-        let shown = &letter.payload[..letter.payload.len().min(SHOWN_MAX)];
-        document["body"] = String::from_utf8_lossy(shown).into_owned().into();
+        document["body"] = if is_withheld(&letter.headers) {
+            let header = |name: &str| letter.headers.get(name).map(ToString::to_string);
+            document["body_bytes"] =
+                json!(header(dead_letter::BODY_BYTES).and_then(|n| n.parse::<u64>().ok()));
+            document["body_sha256"] = json!(header(dead_letter::BODY_SHA256));
+            Value::Null
+        } else {
+            let shown = &letter.payload[..letter.payload.len().min(SHOWN_MAX)];
+            String::from_utf8_lossy(shown).into_owned().into()
+        };
         output::print(&format!("{}\n", serde_json::to_string_pretty(&document)?))?;
         Ok(ExitCode::SUCCESS)
     }
@@ -253,7 +266,7 @@ impl Letters {
 
     async fn replay(&self, letter: &StreamMessage) -> anyhow::Result<String> {
         let number = letter.sequence;
-        match target(&letter.headers)
+        match target(&letter.subject, &letter.headers)
             .map_err(|why| Ended::new(Ended::REFUSED, format!("{number} is not replayed: {why}")))?
         {
             Target::Inbox(subject) => {
@@ -303,20 +316,46 @@ impl Letters {
     }
 }
 
+/// `kept` is the subject of the letter, which is all that the server answers for: a login may write letters of its own durable
+/// and shop alone, while the headers are the words of whoever wrote it.
+///
 /// # Errors
-/// Why there is none: a letter's headers are the words of whoever wrote it.
-fn target(headers: &HeaderMap) -> Result<Target, String> {
+/// Why there is none.
+fn target(kept: &str, headers: &HeaderMap) -> Result<Target, String> {
     let header = |name: &str| headers.get(name).map(ToString::to_string);
     let stream = header(dead_letter::ORIGIN_STREAM).ok_or("it does not say which stream it came from")?;
     let subject = header(dead_letter::ORIGIN_SUBJECT).ok_or("it does not say under which subject it came")?;
+    let consumer = header(dead_letter::CONSUMER).filter(|name| token(name).is_ok());
+    let consumer = consumer.ok_or("it does not say which consumer gave up")?;
+    if dead_letter::subject(&consumer, &subject) != kept {
+        return Err(format!(
+            "its headers tell of {} and {}, and it is kept under {}: whoever wrote it may not speak for them",
+            output::printable(&consumer),
+            output::printable(&subject),
+            output::printable(kept)
+        ));
+    }
     let tokens: Vec<&str> = subject.split('.').collect();
     match (stream.as_str(), tokens.as_slice()) {
-        ("KASSA_INBOX", ["kassa", "inbox", shop, verb]) if token(shop).is_ok() && token(verb).is_ok() => {
+        (subject::INBOX_STREAM, ["kassa", "inbox", shop, verb])
+            if token(shop).is_ok() && token(verb).is_ok() =>
+        {
+            // No shipment service may write letters of this durable; of any other it may, and would have us send commands.
+            if consumer != INBOX_DURABLE {
+                return Err(format!(
+                    "only {INBOX_DURABLE} gives up commands, and it is of {consumer}"
+                ));
+            }
+            if is_withheld(headers) {
+                return Err(
+                    "its body was not kept, because it could not be read or held a card number: have the shop send the \
+                     command again, and drop this letter"
+                        .to_owned(),
+                );
+            }
             Ok(Target::Inbox(subject.clone()))
         }
-        (events, ["kassa", "evt", ..]) if events.starts_with("KASSA_EVENTS") && token(events).is_ok() => {
-            let consumer = header(dead_letter::CONSUMER).filter(|name| token(name).is_ok());
-            let consumer = consumer.ok_or("it does not say which consumer gave up")?;
+        (events, ["kassa", "evt", ..]) if events.starts_with(subject::STREAM) && token(events).is_ok() => {
             let sequence = header(dead_letter::ORIGIN_SEQUENCE).and_then(|number| number.parse().ok());
             Ok(Target::Consumer {
                 subject: dead_letter::redeliver_subject(&consumer, events),
@@ -329,6 +368,10 @@ fn target(headers: &HeaderMap) -> Result<Target, String> {
             output::printable(&stream)
         )),
     }
+}
+
+fn is_withheld(headers: &HeaderMap) -> bool {
+    headers.get(dead_letter::BODY_BYTES).is_some()
 }
 
 fn is_none(kind: &RawMessageErrorKind) -> bool {
@@ -373,24 +416,33 @@ fn summary(letter: &StreamMessage) -> Value {
 mod tests {
     use super::*;
 
-    fn letter(stream: &str, subject: &str) -> HeaderMap {
+    const SAFE: &str = "kassa.evt.0.a.order.ord_1.payment_safe";
+    const CREATE: &str = "kassa.inbox.a.create_order";
+
+    fn letter(consumer: &str, stream: &str, subject: &str) -> HeaderMap {
         let mut headers = HeaderMap::new();
         headers.insert(dead_letter::ORIGIN_STREAM, stream);
         headers.insert(dead_letter::ORIGIN_SUBJECT, subject);
         headers.insert(dead_letter::ORIGIN_SEQUENCE, "17");
-        headers.insert(dead_letter::CONSUMER, "my-shipments");
+        headers.insert(dead_letter::CONSUMER, consumer);
         headers
     }
 
     #[test]
     fn a_letter_goes_to_the_inbox_or_to_the_consumer_that_gave_up_and_nowhere_else() {
         assert_eq!(
-            target(&letter("KASSA_INBOX", "kassa.inbox.a.create_order")),
-            Ok(Target::Inbox("kassa.inbox.a.create_order".to_owned()))
+            target(
+                "kassa.dlq.engine-inbox.a.command.create_order",
+                &letter("engine-inbox", "KASSA_INBOX", CREATE)
+            ),
+            Ok(Target::Inbox(CREATE.to_owned()))
         );
         let subject = "kassa.redeliver.my-shipments.KASSA_EVENTS".to_owned();
         assert_eq!(
-            target(&letter("KASSA_EVENTS", "kassa.evt.0.a.order.ord_1.payment_safe")),
+            target(
+                "kassa.dlq.my-shipments.a.order.ord_1",
+                &letter("my-shipments", "KASSA_EVENTS", SAFE)
+            ),
             Ok(Target::Consumer {
                 subject,
                 sequence: 17
@@ -398,16 +450,51 @@ mod tests {
         );
         for (stream, subject) in [
             ("KASSA_INBOX", "kassa.cmd.a.create_order"),
-            ("KASSA_INBOX", "kassa.evt.0.a.order.ord_1.payment_safe"),
+            ("KASSA_INBOX", SAFE),
             ("KASSA_INBOX", "kassa.inbox.a.*"),
             ("KASSA_INBOX", "kassa.inbox.a.create_order.more"),
             ("KASSA_EVENTS", "kassa.live.a.order.ord_1.payment_safe"),
             ("KASSA_EVENTS", "kassa.qry.a.get_order"),
-            ("OTHER", "kassa.evt.0.a.order.ord_1.payment_safe"),
-            ("KASSA_EVENTS.>", "kassa.evt.0.a.order.ord_1.payment_safe"),
+            ("OTHER", SAFE),
+            ("KASSA_EVENTS.>", SAFE),
         ] {
-            assert!(target(&letter(stream, subject)).is_err(), "{stream} {subject}");
+            let kept = dead_letter::subject("engine-inbox", subject);
+            let headers = letter("engine-inbox", stream, subject);
+            assert!(target(&kept, &headers).is_err(), "{stream} {subject}");
         }
-        assert!(target(&HeaderMap::new()).is_err());
+        assert!(target("kassa.dlq.engine-inbox.a.order.ord_1", &HeaderMap::new()).is_err());
+    }
+
+    #[test]
+    fn a_command_whose_body_was_not_kept_is_not_put_into_the_inbox_and_an_event_is_read_from_its_stream() {
+        let kept = "kassa.dlq.engine-inbox.a.command.create_order";
+        let mut headers = letter("engine-inbox", "KASSA_INBOX", CREATE);
+        headers.insert(dead_letter::BODY_BYTES, "20");
+        let why = target(kept, &headers).unwrap_err();
+        assert!(why.contains("have the shop send the command again"), "{why}");
+        let mut headers = letter("mine", "KASSA_EVENTS", SAFE);
+        headers.insert(dead_letter::BODY_BYTES, "20");
+        assert!(target("kassa.dlq.mine.a.order.ord_1", &headers).is_ok());
+    }
+
+    #[test]
+    fn a_login_that_may_write_letters_of_one_durable_has_nothing_done_for_another() {
+        // What the login of shop a's shipment service may write under, and what it could say there.
+        let kept = "kassa.dlq.ship-a.a.order.ord_1";
+        assert!(target(kept, &letter("ship-a", "KASSA_EVENTS", SAFE)).is_ok());
+        for (consumer, stream, subject) in [
+            ("engine-inbox", "KASSA_INBOX", CREATE),
+            ("ship-a", "KASSA_INBOX", CREATE),
+            ("ship-a", "KASSA_INBOX", "kassa.inbox.b.create_order"),
+            ("cm-gateway", "KASSA_EVENTS", SAFE),
+            ("ship-a", "KASSA_EVENTS", "kassa.evt.0.b.order.ord_1.payment_safe"),
+            ("ship-a", "KASSA_EVENTS", "kassa.evt.0.a.order.ord_2.payment_safe"),
+        ] {
+            let headers = letter(consumer, stream, subject);
+            assert!(target(kept, &headers).is_err(), "{consumer} {stream} {subject}");
+        }
+        // A shipment service of all shops names its durable itself.
+        let kept = "kassa.dlq.mine.a.command.create_order";
+        assert!(target(kept, &letter("mine", "KASSA_INBOX", CREATE)).is_err());
     }
 }

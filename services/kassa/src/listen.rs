@@ -19,7 +19,6 @@ use async_nats::jetstream::{
 use clap::Args;
 use futures::StreamExt as _;
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
-use kassa_chassis::config::Config;
 use kassa_domain::ids::{OrderId, Shop};
 use kassa_event_store::Store;
 use kassa_relay::{Bound, EventFilter, FilteredLog, TypePattern};
@@ -57,13 +56,13 @@ const STREAM: &str = kassa_events_schema::subject::STREAM;
   kassa listen --database-url postgresql:///kassa --forward-to http://127.0.0.1:3000/hook --durable dev")]
 pub(crate) struct ListenArgs {
     /// Only this shop's; on the live subjects of NATS one has to be named.
-    #[arg(long, env = "KASSA_SHOP", value_name = "SHOP", value_parser = shop)]
+    #[arg(long, env = "KASSA_SHOP", value_name = "SHOP", value_parser = replay::shop)]
     shop: Option<Shop>,
     /// Such as payment.* or order.payment_safe; may be given several times.
     #[arg(long = "type", value_name = "TYPE")]
     types: Vec<TypePattern>,
     /// This order and its payments.
-    #[arg(long, value_name = "ORDER_ID", value_parser = order)]
+    #[arg(long, value_name = "ORDER_ID", value_parser = replay::order)]
     order: Option<OrderId>,
     /// From then on: a duration before now, a position `part-number` or a time. Without it, from now on.
     #[arg(long, value_name = "1h|POSITION|TIME", value_parser = since)]
@@ -118,14 +117,6 @@ fn since(text: &str) -> Result<Since, String> {
         })
 }
 
-fn shop(text: &str) -> Result<Shop, String> {
-    Shop::parse(text).map_err(|error| error.to_string())
-}
-
-fn order(text: &str) -> Result<OrderId, String> {
-    OrderId::parse(text).map_err(|error| error.to_string())
-}
-
 fn durable(text: &str) -> Result<String, String> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
     // It is a file's name.
@@ -156,7 +147,7 @@ pub(crate) async fn run(args: &ListenArgs, file: Option<&Path>) -> anyhow::Resul
         }
         by_http(args, &api, from, &mut sink).await
     } else if let Some(url) = database {
-        by_log(args, url, file, from, &mut sink).await
+        by_log(args, &url, file, from, &mut sink).await
     } else {
         by_nats(args, file, from, &mut sink).await
     }
@@ -166,15 +157,12 @@ pub(crate) async fn run(args: &ListenArgs, file: Option<&Path>) -> anyhow::Resul
 
 async fn by_log(
     args: &ListenArgs,
-    url: String,
+    url: &str,
     file: Option<&Path>,
     from: Option<Since>,
     sink: &mut Sink,
 ) -> anyhow::Result<ExitCode> {
-    let live: BTreeSet<String> = Config::unchecked(file)
-        .map(|config| kassa_relay::shops_in_live_mode(&config))
-        .unwrap_or_default();
-    let store = replay::open(url, POOL).await?;
+    let (store, live) = replay::open_log(Some(url), file, POOL).await?;
     let mut filter = EventFilter {
         types: args.types.clone(),
         shop: args.shop.clone(),
@@ -198,7 +186,6 @@ async fn by_log(
             Err(error) if error.is::<Ended>() => return Err(error),
             Err(error) => failures.wait("the log cannot be read", &error).await,
         }
-        // Once there was an event, the time it began at says nothing that its position does not.
         tokio::select! {
             _ = hints.changed() => {}
             () = tokio::time::sleep(LOOK) => {}

@@ -227,3 +227,25 @@ fn accounts(args: &AccountsArgs, file: Option<&Path>) -> anyhow::Result<ExitCode
     output::print(&render(&accounts))?;
     Ok(ExitCode::SUCCESS)
 }
+
+#[cfg(test)]
+mod tests {
+    use kassa_events_schema::{dead_letter, subject};
+    use kassa_infra::nats::{ANALYTICS_STREAM, DEAD_LETTERS, EVENT_STREAMS, INBOX_STREAM, REJECTED_STREAM};
+
+    use super::topology;
+
+    #[test]
+    fn permissions_are_for_the_streams_that_there_are() {
+        assert_eq!(EVENT_STREAMS, [subject::STREAM]);
+        assert_eq!(
+            (INBOX_STREAM, REJECTED_STREAM, DEAD_LETTERS, ANALYTICS_STREAM),
+            (
+                topology::INBOX,
+                topology::REJECTED,
+                dead_letter::STREAM,
+                topology::ANALYTICS
+            )
+        );
+    }
+}

@@ -564,17 +564,28 @@ fn pair(text: &str) -> Result<(String, String), String> {
         .ok_or_else(|| "NAME=VALUE, such as sim_scenario=ideal/success".to_owned())
 }
 
-/// `60s`, `5m`, `1h 30m`.
+/// `60s`, `5m`, `1h 30m`, `3d`: as the simulator reads a length of time, and nothing as well.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    text.parse::<SignedDuration>()
-        .ok()
+    let nothing = text.parse().ok().filter(SignedDuration::is_zero);
+    nothing
+        .or_else(|| kassa_cm_simulator::parse_duration(text).ok())
         .and_then(|duration| Duration::try_from(duration).ok())
-        .ok_or_else(|| "a duration such as 500ms, 60s, 5m or 1h".to_owned())
+        .ok_or_else(|| "a duration such as 500ms, 60s, 5m, 1h or 3d".to_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_length_of_time_is_read_as_everywhere() {
+        for (text, seconds) in [("0s", 0), ("90s", 90), ("1h 30m", 5_400), ("3d", 259_200)] {
+            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for wrong in ["", "-1s", "soon", "3"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn a_wait_knows_yes_no_and_not_yet() {

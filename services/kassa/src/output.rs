@@ -5,6 +5,7 @@ use std::io::{IsTerminal as _, Write as _};
 use clap::{Args, ValueEnum};
 use iso_currency::Currency;
 use jiff::{Timestamp, tz::TimeZone};
+use kassa_domain::money::{self, Money};
 use serde_json::Value;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -126,19 +127,16 @@ pub(crate) fn printable(text: &str) -> String {
         .collect()
 }
 
-/// `{"value": 4995, "currency": "EUR"}` → `€ 49,95`; empty where there is no amount.
+/// `{"value": 4995, "currency": "EUR"}` → `€ 49.95`; empty where there is no amount.
 pub(crate) fn money(amount: &Value) -> String {
     let (Some(minor), Some(code)) = (amount["value"].as_i64(), amount["currency"].as_str()) else {
         return String::new();
     };
-    let currency = Currency::from_code(code);
-    let digits = usize::from(currency.and_then(Currency::exponent).unwrap_or(0));
-    let symbol = currency.map_or_else(|| code.to_owned(), |currency| currency.symbol().to_string());
-    let sign = if minor < 0 { "-" } else { "" };
-    let padded = format!("{:0>width$}", minor.unsigned_abs(), width = digits + 1);
-    let (whole, part) = padded.split_at(padded.len() - digits);
-    let comma = if digits == 0 { "" } else { "," };
-    format!("{symbol} {sign}{whole}{comma}{part}")
+    money::Currency::parse(code).map_or_else(
+        // Of a newer service, perhaps: told as it came.
+        |_| format!("{minor} minor units {code}"),
+        |currency| Money::new(minor, currency).told(),
+    )
 }
 
 /// `49.95` or `49,95` of a currency → minor units.
@@ -189,9 +187,9 @@ mod tests {
         let eur = |value: i64| money(&json!({ "value": value, "currency": "EUR" }));
         assert_eq!(
             [eur(4995), eur(5), eur(-150), eur(100_000)],
-            ["€ 49,95", "€ 0,05", "€ -1,50", "€ 1000,00"]
+            ["€ 49.95", "€ 0.05", "€ -1.50", "€ 1000.00"]
         );
-        assert_eq!(money(&json!({ "value": 500, "currency": "JPY" })), "¥ 500");
+        assert_eq!(money(&json!({ "value": 500, "currency": "JPY" })), "JPY 500");
         assert_eq!(money(&json!(null)), "");
         assert_eq!(minor_units("49.95", "EUR"), Ok(4995));
         assert_eq!(minor_units("49,9", "EUR"), Ok(4990));

@@ -3,6 +3,8 @@
 use std::{io::Write as _, path::Path, process::ExitCode, time::Instant};
 
 use clap::{Args, Subcommand};
+use kassa_chassis::config::Database;
+use kassa_event_store::Store;
 use kassa_read_models::{Lag, Progress, RebuildError};
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -64,6 +66,14 @@ pub(crate) struct DatabaseArgs {
     database_url: Option<String>,
 }
 
+impl DatabaseArgs {
+    async fn open(&self, file: Option<&Path>) -> anyhow::Result<Store> {
+        let pool_size = Database::default().max_connections;
+        let (store, _) = replay::open_log(self.database_url.as_deref(), file, pool_size).await?;
+        Ok(store)
+    }
+}
+
 pub(crate) async fn run(verb: ProjectionsVerb, file: Option<&Path>) -> anyhow::Result<ExitCode> {
     match verb {
         ProjectionsVerb::Ls { format, database } => list(format, &database, file).await,
@@ -73,7 +83,7 @@ pub(crate) async fn run(verb: ProjectionsVerb, file: Option<&Path>) -> anyhow::R
 }
 
 async fn list(format: Format, database: &DatabaseArgs, file: Option<&Path>) -> anyhow::Result<ExitCode> {
-    let (store, _) = replay::store(database.database_url.as_deref(), file).await?;
+    let store = database.open(file).await?;
     let lags = replay::in_time(kassa_read_models::lag(&store)).await??;
     if format == Format::Table {
         println!(
@@ -131,7 +141,7 @@ fn percent(position: i64, head: i64) -> i64 {
 }
 
 async fn rebuild(name: &str, database: &DatabaseArgs, file: Option<&Path>) -> anyhow::Result<ExitCode> {
-    let (store, _) = replay::store(database.database_url.as_deref(), file).await?;
+    let store = database.open(file).await?;
     let stop = stopped_by_ctrl_c();
     let began = Instant::now();
     let mut told = began;
@@ -171,7 +181,7 @@ async fn dump(
     if at.is_some_and(|(part, _)| part != 0) {
         return Err(Ended::new(Ended::USAGE, "the log has one part: give --at as 0-number").into());
     }
-    let (store, _) = replay::store(database.database_url.as_deref(), file).await?;
+    let store = database.open(file).await?;
     let stop = stopped_by_ctrl_c();
     let (chunks, mut arriving) = mpsc::channel::<Vec<u8>>(CHUNKS);
     let writing = tokio::task::spawn_blocking(move || {

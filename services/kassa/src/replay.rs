@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, io::Write as _, path::Path, process::ExitCode};
 
 use clap::Args;
 use jiff::Timestamp;
-use kassa_chassis::config::Database;
+use kassa_chassis::config::{Config, Database};
 use kassa_domain::{
     ids::{OrderId, Shop},
     payment::Method,
@@ -50,11 +50,11 @@ pub(crate) struct ReplayArgs {
     database_url: Option<String>,
 }
 
-fn shop(text: &str) -> Result<Shop, String> {
+pub(crate) fn shop(text: &str) -> Result<Shop, String> {
     Shop::parse(text).map_err(|error| error.to_string())
 }
 
-fn order(text: &str) -> Result<OrderId, String> {
+pub(crate) fn order(text: &str) -> Result<OrderId, String> {
     OrderId::parse(text).map_err(|error| error.to_string())
 }
 
@@ -82,7 +82,8 @@ impl ReplayArgs {
 
 pub(crate) async fn run(args: &ReplayArgs, file: Option<&Path>) -> anyhow::Result<ExitCode> {
     let filter = args.filter()?;
-    let (store, live) = store(args.database_url.as_deref(), file).await?;
+    let pool_size = Database::default().max_connections;
+    let (store, live) = open_log(args.database_url.as_deref(), file, pool_size).await?;
     let log = FilteredLog::open(store, live, filter).await?;
     tokio::select! {
         printed = print(log, args.limit.unwrap_or(u64::MAX)) => printed,
@@ -93,31 +94,22 @@ pub(crate) async fn run(args: &ReplayArgs, file: Option<&Path>) -> anyhow::Resul
     }
 }
 
-/// The store by its address, or as configured; and the shops in live mode, as far as they are known.
-pub(crate) async fn store(
+/// The store by its address, or as configured; and the shops in live mode, which the configuration alone knows: with an
+/// address given as well, or money that exists would be told as a test.
+pub(crate) async fn open_log(
     database_url: Option<&str>,
     file: Option<&Path>,
+    pool_size: usize,
 ) -> anyhow::Result<(Store, BTreeSet<String>)> {
-    let (url, live) = match database_url {
-        Some(url) => (url.to_owned(), BTreeSet::new()),
-        None => {
-            let config = cli::load(file)?;
-            let live = kassa_relay::shops_in_live_mode(&config);
-            (config.database.url.expose_secret().to_owned(), live)
-        }
-    };
-    let pool_size = Database::default().max_connections;
-    Ok((open(url, pool_size).await?, live))
-}
-
-/// The store for a command; one that says nothing is as good as away.
-pub(crate) async fn open(url: String, pool_size: usize) -> anyhow::Result<Store> {
-    let opening = Store::connect(StoreConfig { url, pool_size });
-    let opened = in_time(opening).await?.map_err(|error| match error {
-        StoreError::Unreachable(_) => Ended::new(Ended::UNREACHABLE, error.to_string()),
-        other => Ended::new(Ended::CONFIGURATION, other.to_string()),
-    })?;
-    Ok(opened)
+    let (url, live) = whose_log(database_url, file)?;
+    // One that says nothing is as good as away.
+    let store = in_time(Store::connect(StoreConfig { url, pool_size }))
+        .await?
+        .map_err(|error| match error {
+            StoreError::Unreachable(_) => Ended::new(Ended::UNREACHABLE, error.to_string()),
+            other => Ended::new(Ended::CONFIGURATION, other.to_string()),
+        })?;
+    Ok((store, live))
 }
 
 /// What a database answers, if it answers in time; for questions that it needs no time for.
@@ -128,6 +120,22 @@ pub(crate) async fn in_time<T>(asked: impl Future<Output = T>) -> anyhow::Result
             .hint("look at its log, its disk and its locks (pg_stat_activity)")
             .into()
     })
+}
+
+fn whose_log(database_url: Option<&str>, file: Option<&Path>) -> anyhow::Result<(String, BTreeSet<String>)> {
+    let config = match database_url {
+        // Of the file only the shops are needed; but what cannot be read must not pass for "no shop is live".
+        Some(_) => {
+            Config::unchecked(file).map_err(|error| Ended::new(Ended::CONFIGURATION, error.to_string()))?
+        }
+        None => cli::load(file)?,
+    };
+    let live = kassa_relay::shops_in_live_mode(&config);
+    let url = database_url.map_or_else(
+        || config.database.url.expose_secret().to_owned(),
+        ToOwned::to_owned,
+    );
+    Ok((url, live))
 }
 
 async fn print(mut log: FilteredLog, mut left: u64) -> anyhow::Result<ExitCode> {
@@ -154,4 +162,24 @@ async fn print(mut log: FilteredLog, mut left: u64) -> anyhow::Result<ExitCode> 
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn money_that_exists_is_told_as_such_whoever_names_the_database() {
+        let folder = std::env::temp_dir().join(format!("kassa-replay-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let (good, broken) = (folder.join("kassa.toml"), folder.join("broken.toml"));
+        let text = "[database]\nurl = \"postgresql:///kassa\"\n[shops.real-shop.cm]\nmode = \"live\"\n";
+        std::fs::write(&good, text).expect("a file");
+        std::fs::write(&broken, "[shops").expect("a file");
+        let (url, live) = whose_log(Some("postgresql:///other"), Some(&good)).expect("it can be read");
+        assert_eq!(url, "postgresql:///other");
+        assert!(live.contains("real-shop"), "{live:?}");
+        assert!(whose_log(Some("postgresql:///other"), Some(&broken)).is_err());
+        std::fs::remove_dir_all(&folder).expect("it was made here");
+    }
 }

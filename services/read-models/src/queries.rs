@@ -15,23 +15,19 @@ use kassa_chassis::{
     requests,
 };
 use kassa_domain::{
-    ids::{OrderId, PaymentId, Shop},
+    ids::{OrderId, Shop},
     methods::Catalogue,
-    order::OrderEvent,
 };
-use kassa_event_store::{Store, StoredEvent};
+use kassa_event_store::Store;
 use kassa_events_schema::api::{
-    ExplainOrder, GetOrder, GetOrderEvents, ListMethods, ListOrders, queries::LIST_MAX,
+    ExplainOrder, GetOrder, GetOrderEvents, ListMethods, ListOrders, SafeValue, queries::LIST_MAX,
 };
-use kassa_relay::Translator;
+use kassa_relay::{EventFilter, FilteredLog, TranslateError};
 use serde_json::{Value, json};
-use tokio::{
-    sync::{Mutex, watch},
-    time::Instant,
-};
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::{PART, cursor, methods, projector, why};
+use crate::{PART, cursor, methods, why};
 
 pub(crate) const SERVICE: MicroService = MicroService {
     name: "kassa-queries",
@@ -48,7 +44,8 @@ pub(crate) const SERVICE: MicroService = MicroService {
 };
 
 /// How long a question waits for the projection to have what was stored before it came. After it, an order that is there is
-/// told as it is known: late is better than none. One that is not there may be on its way, and is not called unknown.
+/// told as it is known: late is better than none. But one that is not there may be on its way, and is not called unknown;
+/// and one that was safe may not be any more, and is not called so: somebody would ship.
 const CATCH_UP: Duration = Duration::from_secs(2);
 /// The longest that `Prefer: wait=N` makes a caller wait, as for commands.
 const WAIT_MAX_S: u64 = 25;
@@ -56,8 +53,8 @@ const WAIT_MAX_S: u64 = 25;
 const LOOK: Duration = Duration::from_millis(500);
 /// Orders on one page, where nothing else is asked.
 const PAGE: i64 = 50;
-/// Events of one order and its payments; ten times what the busiest order of a drill has had.
-const EVENTS_MAX: usize = 2_000;
+/// What a list of CloudEvents is called.
+const BATCH: &str = "application/cloudevents-batch+json";
 
 /// Answers questions, however they came.
 #[derive(Debug)]
@@ -68,7 +65,8 @@ pub struct Queries {
     /// `None` where the methods' file is not usable, which was told at the start.
     methods: Option<Catalogue>,
     progress: watch::Receiver<i64>,
-    translator: Mutex<Translator>,
+    /// Shops whose events are about money that exists.
+    live: BTreeSet<String>,
     wait_max_s: u64,
     rates: RatePerShop,
     shutdown: CancellationToken,
@@ -82,9 +80,8 @@ impl Queries {
         progress: watch::Receiver<i64>,
         shutdown: CancellationToken,
     ) -> Self {
-        let live = kassa_relay::shops_in_live_mode(config);
         Self {
-            translator: Mutex::new(Translator::new(store.clone(), live)),
+            live: kassa_relay::shops_in_live_mode(config),
             store,
             part: PART,
             shops: config.shops.keys().cloned().collect(),
@@ -168,13 +165,15 @@ impl Queries {
             .transpose()?;
         let deadline = Instant::now() + preference.wait.unwrap_or_default();
         let until = preference.until.unwrap_or(Until::Final);
-        let caught_up = self.caught_up(asked_for).await?;
+        let head = self.caught_up(asked_for).await?;
         let mut progress = self.progress.clone();
         let mut before = asked_for;
         loop {
-            progress.mark_unchanged();
+            // Before the document is read: it has at least what was projected then.
+            let caught_up = *progress.borrow_and_update() >= head;
             let document = match self.document(shop, order_id).await? {
-                Some(document) => document,
+                Some(document) if caught_up || !says_safe(&document) => document,
+                Some(_) => return Err(Box::new(behind())),
                 None if caught_up => return Err(Box::new(Problem::not_found("order"))),
                 None => return Err(Box::new(behind())),
             };
@@ -209,8 +208,10 @@ impl Queries {
 
     async fn explain_order(&self, shop: &Shop, body: ExplainOrder) -> Result<Reply, Box<Problem>> {
         let order_id = order_of(shop, body.order_id, body.order_reference)?;
-        let caught_up = self.caught_up(None).await?;
+        let head = self.caught_up(None).await?;
+        let caught_up = *self.progress.borrow() >= head;
         match why::explain_order(&self.store, shop, order_id).await? {
+            Some(told) if !caught_up && told.safe == SafeValue::Yes => Err(Box::new(behind())),
             Some(told) => {
                 let position = told.position.clone();
                 let bytes = serde_json::to_vec(&told).map_err(|_| Problem::store_unavailable())?;
@@ -223,32 +224,35 @@ impl Queries {
 
     async fn get_order_events(&self, shop: &Shop, body: GetOrderEvents) -> Result<Reply, Box<Problem>> {
         let order_id = order_of(shop, Some(body.order_id), None)?;
-        let mut events = self.stream(order_id.stream()).await?;
-        if events
-            .first()
-            .is_none_or(|first| first.shop != shop.as_str() || first.aggregate_id != order_id.to_string())
-        {
+        // One look for what is another shop's and for what there is not: both are told alike, and as fast.
+        let beginning = self.store.read_stream(order_id.stream(), 0, 1).await;
+        let beginning = beginning.map_err(|_| Problem::store_unavailable())?;
+        if beginning.first().is_none_or(|first| first.shop != shop.as_str()) {
             return Err(Box::new(Problem::not_found("order")));
         }
-        for payment_id in attempts(&events).map_err(|error| untellable(&error))? {
-            events.extend(self.stream(payment_id.stream()).await?);
-        }
-        events.sort_by_key(|event| event.position);
-        let position = events
-            .last()
-            .map(|last| format!("{}-{}", last.part, last.position));
+        let filter = EventFilter {
+            part: self.part,
+            shop: Some(shop.clone()),
+            order: Some(order_id),
+            ..EventFilter::default()
+        };
+        let mut log = FilteredLog::open(self.store.clone(), self.live.clone(), filter)
+            .await
+            .map_err(untellable)?;
+        let mut position = None;
         let mut told = Vec::new();
-        let mut translator = self.translator.lock().await;
-        for stored in &events {
-            let told_as = translator.envelope(stored).await;
-            let envelope = told_as.map_err(|error| untellable(&error))?;
-            // What is our own business has no data, and tells a shop nothing.
-            if !envelope.is_internal() {
-                told.push(envelope);
+        while let Some(events) = log.next().await.map_err(untellable)? {
+            for event in events {
+                position = Some(format!("{}-{}", event.meta().part, event.meta().position));
+                // What is our own business has no data, and tells a shop nothing.
+                if !event.is_internal() {
+                    told.push(event);
+                }
             }
         }
         let bytes = serde_json::to_vec(&told).map_err(|_| Problem::store_unavailable())?;
         let mut reply = Reply::new(Ok(bytes));
+        reply.content_type = BATCH;
         reply.position = position;
         Ok(reply)
     }
@@ -276,7 +280,9 @@ impl Queries {
         if !wrong.is_empty() {
             return Err(Box::new(Problem::validation(wrong)));
         }
-        self.caught_up(None).await?;
+        let head = self.caught_up(None).await?;
+        // Before the rows are read: they have at least what was projected then.
+        let projected = *self.progress.borrow();
         let (at, id) = after.unzip();
         let client = self
             .store
@@ -296,14 +302,16 @@ impl Queries {
             .map_err(|_| Problem::store_unavailable())?;
         let page = usize::try_from(limit).unwrap_or_default();
         let orders: Vec<Value> = rows.iter().take(page).map(|row| row.get(0)).collect();
+        if projected < head && orders.iter().any(says_safe) {
+            return Err(Box::new(behind()));
+        }
         let mut answer = json!({ "orders": orders });
         if rows.len() > page
             && let Some(last) = rows.get(page.saturating_sub(1))
         {
             answer["next"] = cursor::write(&scope, last.get::<_, Timestamp>(1), last.get(2)).into();
         }
-        let at = *self.progress.borrow();
-        Ok(Reply::new(to_bytes(&answer)).at(format!("{}-{at}", self.part)))
+        Ok(Reply::new(to_bytes(&answer)).at(format!("{}-{projected}", self.part)))
     }
 
     async fn document(&self, shop: &Shop, order_id: OrderId) -> Result<Option<Value>, Box<Problem>> {
@@ -323,39 +331,37 @@ impl Queries {
         Ok(row.map(|row| row.get(0)))
     }
 
-    async fn stream(&self, stream: uuid::Uuid) -> Result<Vec<StoredEvent>, Box<Problem>> {
-        self.store
-            .read_stream(stream, 0, EVENTS_MAX)
-            .await
-            .map_err(|_| Box::new(Problem::store_unavailable()))
-    }
-
-    /// Waits until the projection has everything that was stored before this question; `false` if that takes too long.
-    /// Who names a position gets what was there then or later, or is told to ask again: that is what he asked for.
-    async fn caught_up(&self, asked_for: Option<i64>) -> Result<bool, Box<Problem>> {
-        let head = match asked_for {
-            Some(position) => position,
-            None => self
-                .store
-                .head(self.part)
-                .await
-                .map_err(|_| Problem::store_unavailable())?,
-        };
+    /// Waits until the projection has everything that was stored before this question, at most [`CATCH_UP`]; up to where
+    /// that is. Who names a position gets what was there then or later, or is told to ask again: that is what he asked for.
+    async fn caught_up(&self, asked_for: Option<i64>) -> Result<i64, Box<Problem>> {
+        let head = self.store.head(self.part).await;
+        let head = head.map_err(|_| Problem::store_unavailable())?;
+        // Waiting for what nobody has written would end in a 503, for a mistake of the caller's.
+        if asked_for.is_some_and(|asked| asked > head) {
+            return Err(Box::new(Problem::validation(vec![FieldError::new(
+                "/min_position",
+                "invalid",
+                format!(
+                    "is beyond the end of the log, {}-{head}: give a position that an answer gave",
+                    self.part
+                ),
+            )])));
+        }
         let mut progress = self.progress.clone();
-        let reached = tokio::time::timeout(CATCH_UP, progress.wait_for(|position| *position >= head)).await;
-        match reached {
-            Ok(Ok(_)) => Ok(true),
-            _ if asked_for.is_some() => Err(Box::new(behind())),
-            _ => Ok(false),
+        let _ = tokio::time::timeout(CATCH_UP, progress.wait_for(|position| *position >= head)).await;
+        let projected = *progress.borrow();
+        match asked_for {
+            Some(position) if projected < position => Err(Box::new(behind())),
+            Some(_) | None => Ok(head),
         }
     }
 
     /// `part-number` of our part.
     fn position(&self, text: &str) -> Result<i64, Box<Problem>> {
-        let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-        text.split_once('-')
-            .filter(|(part, number)| digits(part) && digits(number) && part.parse() == Ok(self.part))
-            .and_then(|(_, number)| number.parse().ok())
+        kassa_relay::position(text)
+            .ok()
+            .filter(|(part, _)| *part == self.part)
+            .map(|(_, number)| number)
             .ok_or_else(|| {
                 let error = FieldError::new("/min_position", "invalid", rule("/min_position"));
                 Box::new(Problem::validation(vec![error]))
@@ -390,7 +396,10 @@ fn preference(headers: Option<&HeaderMap>, max_s: u64) -> Result<Preference, Box
 /// The order that is meant. A malformed id and an id of another shop get one answer.
 fn order_of(shop: &Shop, id: Option<String>, reference: Option<String>) -> Result<OrderId, Box<Problem>> {
     match (id, reference) {
-        (Some(id), None) => OrderId::parse(&id).map_err(|_| Box::new(Problem::not_found("order"))),
+        // What is no id at all is looked for as well, under a reference that no order can have: it takes as long to say no.
+        (Some(id), None) => {
+            Ok(OrderId::parse(&id).unwrap_or_else(|_| OrderId::new(shop, &format!("\0{id}"))))
+        }
         (None, Some(reference)) => Ok(OrderId::new(shop, &reference)),
         (Some(_), Some(_)) | (None, None) => {
             let error = |pointer: &str| {
@@ -408,19 +417,10 @@ fn order_of(shop: &Shop, id: Option<String>, reference: Option<String>) -> Resul
     }
 }
 
-/// The order's payments, as its own events name them.
-fn attempts(events: &[StoredEvent]) -> anyhow::Result<Vec<PaymentId>> {
-    let mut named = Vec::new();
-    for stored in events {
-        if let OrderEvent::AttemptOpened { payment_id, .. } = projector::read(stored)? {
-            named.push(payment_id);
-        }
+fn untellable(error: TranslateError) -> Box<Problem> {
+    if !matches!(error, TranslateError::Store(_)) {
+        tracing::error!(%error, "an event cannot be told");
     }
-    Ok(named)
-}
-
-fn untellable(error: &dyn std::fmt::Display) -> Box<Problem> {
-    tracing::error!(%error, "an event cannot be told");
     Box::new(Problem::store_unavailable())
 }
 
@@ -428,13 +428,15 @@ fn to_bytes(document: &Value) -> Result<Vec<u8>, Box<Problem>> {
     serde_json::to_vec(document).map_err(|_| Box::new(Problem::store_unavailable()))
 }
 
+fn says_safe(document: &Value) -> bool {
+    document["safe"]["value"] == "yes"
+}
+
 /// The same for every shop and id: whether it is an order is what nobody knows yet.
 fn behind() -> Problem {
-    let mut problem = Problem::new(
-        503,
+    let mut problem = Problem::of(
         "store_unavailable",
-        "the answer is not ready",
-        "orders are being read in, and this one is not among those that were",
+        "orders are being read in, and what has become of this one is not known yet",
         "ask again a little later",
     );
     problem.retry_after_s = Some(1);

@@ -17,9 +17,9 @@ use tokio_util::sync::CancellationToken;
 use crate::stream::{self, API_LEVEL_MIN, SERVER_MIN, Version};
 
 /// Commands that wait for the engine.
-pub const INBOX: &str = "KASSA_INBOX";
+pub const INBOX: &str = subject::INBOX_STREAM;
 /// Refused commands, for shops that were away.
-pub const REJECTED: &str = "KASSA_REJECTED";
+pub const REJECTED: &str = subject::REJECTED_STREAM;
 /// A copy of the events, for analysts.
 pub const ANALYTICS: &str = "KASSA_ANALYTICS";
 
@@ -163,7 +163,7 @@ fn beside(replicas: usize) -> [Config; 3] {
             ..basic(
                 INBOX,
                 "commands of shops that wait for no answer; taken by the engine",
-                "kassa.inbox.>",
+                subject::INBOX,
             )
         },
         Config {
@@ -186,7 +186,7 @@ fn beside(replicas: usize) -> [Config; 3] {
             ..basic(
                 REJECTED,
                 "refused commands of the inbox, with the problem document",
-                "kassa.rejected.>",
+                subject::REJECTED,
             )
         },
     ]

@@ -727,16 +727,12 @@ async fn bury(
         subject: message.subject.as_str(),
         time: info.published.unix_timestamp(),
     };
+    let of_message = message.headers.iter().flat_map(HeaderMap::iter);
+    let of_message =
+        of_message.flat_map(|(name, values)| values.iter().map(move |value| (name.as_ref(), value.as_str())));
     let mut headers = HeaderMap::new();
-    for (name, values) in message.headers.iter().flat_map(HeaderMap::iter) {
-        if DeadLetter::keeps(name.as_ref()) {
-            values
-                .iter()
-                .for_each(|value| headers.append(name.clone(), value.clone()));
-        }
-    }
-    for (name, value) in letter.headers() {
-        headers.insert(name, value);
+    for (name, value) in letter.headers(of_message) {
+        headers.append(name, value);
     }
     let subject = letter.dead_subject();
     let stored = async {

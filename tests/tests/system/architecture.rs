@@ -109,72 +109,14 @@ fn every_folder_tells_what_question_it_answers() {
     }
 }
 
-/// Every source file that can refuse something: of the services, and of what they share with their callers.
-fn sources() -> Vec<std::path::PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut folders = vec![root.join("services"), root.join("events-schema/src/api")];
-    let mut files = Vec::new();
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).expect("it is there").flatten() {
-            let path = entry.path();
-            if path.is_dir() && !path.ends_with("tests") {
-                folders.push(path);
-            } else if path.extension().is_some_and(|kind| kind == "rs") {
-                files.push(path);
-            }
-        }
-    }
-    files
-}
-
 #[test]
-fn every_problem_has_a_code_of_the_registry_with_the_status_that_stands_there() {
-    let mut found = 0;
-    for file in sources() {
-        let text = std::fs::read_to_string(&file).expect("it can be read");
-        // Tests make up what they like.
-        let text = text.split("#[cfg(test)]").next().unwrap_or_default();
-        for call in text.split("Problem::new(").skip(1) {
-            let (status, rest) = call.split_once(',').expect("two arguments at least");
-            let code = rest.trim_start().split(',').next().unwrap_or_default().trim();
-            let status: u16 = status
-                .trim()
-                .parse()
-                .unwrap_or_else(|_| panic!("{}: the status must be a number: {status}", file.display()));
-            for code in codes(text, code) {
-                let known = kassa_events_schema::api::problems::problem_type(code)
-                    .unwrap_or_else(|| panic!("{}: {code} is not in the registry", file.display()));
-                assert_eq!(known.status, status, "{}: {code}", file.display());
-                found += 1;
-            }
+fn the_readme_names_every_file_of_these_tests() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = std::fs::read_to_string(root.join("README.md")).expect("a README");
+    for file in std::fs::read_dir(root.join("tests/system")).expect("a folder") {
+        let name = file.expect("a file").file_name().into_string().expect("a name");
+        if name != "main.rs" {
+            assert!(readme.contains(&format!("`{name}`")), "tests/README.md: {name}");
         }
     }
-    assert!(
-        found > 20,
-        "only {found} problems were found: are they made in another way?"
-    );
-}
-
-/// The codes that one call can give: the literal that stands there or, for a variable `code`, those that its file's
-/// `let (code, …) = match` chooses from, each the first text of a tuple.
-fn codes<'t>(text: &'t str, code: &'t str) -> Vec<&'t str> {
-    if let Some(literal) = code.strip_prefix('"') {
-        return vec![literal.trim_end_matches('"')];
-    }
-    assert_eq!(
-        code, "code",
-        "a code must be a text, or chosen by a match into `code`"
-    );
-    let choice = text
-        .split("let (code, ")
-        .nth(1)
-        .and_then(|choice| choice.split("};").next())
-        .expect("it is chosen by a match");
-    let chosen: Vec<_> = choice
-        .split("=> (")
-        .skip(1)
-        .filter_map(|arm| arm.trim_start().strip_prefix('"')?.split('"').next())
-        .collect();
-    assert!(!chosen.is_empty(), "the match into `code` has no texts");
-    chosen
 }

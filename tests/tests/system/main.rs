@@ -6,6 +6,7 @@ mod architecture;
 mod bad_input;
 mod command_line;
 mod crashes;
+mod decisions;
 mod doctor;
 mod endings;
 mod four_ways;

@@ -129,7 +129,7 @@ async fn the_services_are_found_by_any_nats_client() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_that_was_sent_to_the_events_does_not_arrive_there() {
+async fn b_13_an_answer_that_was_sent_to_the_events_does_not_arrive_there() {
     let stage = Stage::new().await;
     let (reference, order_id) = stage.create("ideal/success").await;
     stage.start(&order_id).await;

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
+    http_api::Api,
     stage::{DEADLINE, Stage, order_body},
     world::SHOP,
 };
@@ -343,4 +344,32 @@ async fn the_command_line_lists_rebuilds_and_dumps_and_says_what_it_cannot() {
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {text}");
         assert!(text.contains(reason), "{arguments:?}: {text}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_happened_to_an_order_is_told_whole_however_much_it_is() {
+    let stage = Stage::new().await;
+    let (_, order_id) = stage.create("ideal/success").await;
+    let more = 2_100;
+    let of = format!("aggregate_id = '{order_id}' AND event_type = 'OrderCreated'");
+    let added = stage
+        .sql_count(&format!(
+            "WITH added AS (
+               INSERT INTO events
+               SELECT e.part, h.position + n, e.stream_id, s.version + n, gen_random_uuid(), e.shop, e.aggregate_type,
+                      e.aggregate_id, e.event_type, e.schema_version, e.payload, e.metadata, e.recorded_at
+                 FROM events AS e JOIN log_head AS h USING (part) JOIN streams AS s USING (stream_id),
+                      generate_series(1, {more}) AS n
+                WHERE {of} RETURNING 1),
+             counted AS (UPDATE log_head SET position = position + {more}),
+             grown AS (UPDATE streams SET version = version + {more}
+                        WHERE stream_id = (SELECT stream_id FROM events WHERE {of}))
+             SELECT count(*) FROM added"
+        ))
+        .await;
+    assert_eq!(added, more);
+    let api = Api::new(&stage).await;
+    let story = api.get(&format!("/v1/orders/{order_id}/events")).await;
+    let told = story.body.as_array().map(Vec::len);
+    assert_eq!(told, usize::try_from(more + 1).ok(), "of one order");
 }

@@ -409,17 +409,21 @@ impl Stage {
         scopes: &[Scope],
         expires_at: Option<jiff::Timestamp>,
     ) -> String {
-        let (client, connection) = tokio_postgres::connect(&self.database_url, NoTls)
-            .await
-            .expect("it opens");
-        let driving = tokio::spawn(connection);
-        let new = NewKey {
+        self.api_key_made(NewKey {
             shop: shop.to_owned(),
             mode: "sim",
             name: "test".to_owned(),
             scopes: scopes.to_vec(),
             expires_at,
-        };
+        })
+        .await
+    }
+
+    pub(crate) async fn api_key_made(&self, new: NewKey) -> String {
+        let (client, connection) = tokio_postgres::connect(&self.database_url, NoTls)
+            .await
+            .expect("it opens");
+        let driving = tokio::spawn(connection);
         let key = keys::create(&client, &new, self.store.clock().now())
             .await
             .expect("a key is made");

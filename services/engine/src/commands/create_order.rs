@@ -30,6 +30,8 @@ pub struct CreateOrder {
     metadata: BTreeMap<String, String>,
     person: Vec<u8>,
     ttl: SignedDuration,
+    /// Where a shopper may be sent, as it is configured now; looked at when it is decided.
+    origins: Vec<url::Origin>,
 }
 
 /// What a repeat is told.
@@ -70,7 +72,6 @@ impl CreateOrder {
             .ok()
             .filter(Currency::is_supported)
             .ok_or_else(input::currency_not_supported)?;
-        let return_url = input::return_url(&body.return_url, origins)?;
         let order_id = OrderId::new(shop, &body.order_reference);
         let person = serde_json::to_vec(&shopper).map_err(|_| {
             Problem::validation(vec![FieldError::new(
@@ -89,13 +90,15 @@ impl CreateOrder {
                 country: body.country,
                 language: input::language(&body.language),
                 shopper_id: ShopperId::new(order_id),
-                return_url,
+                // Checked when it is decided: an order that was made before is not refused for what is configured since.
+                return_url: body.return_url,
                 // Set when it is decided: a repeat of the request does not move it.
                 expires_at: None,
             },
             metadata: body.metadata.0,
             person,
             ttl,
+            origins: origins.to_vec(),
         })
     }
 
@@ -109,9 +112,12 @@ impl Decide for CreateOrder {
 
     async fn decide(&self, session: &mut Session<'_>) -> Result<OrderMade, Refusal> {
         let order_id = self.facts.order_id;
+        let return_url =
+            input::return_url(&self.facts.return_url, &self.origins).map_err(Refusal::NotKept)?;
         let expires_at = session.now() + self.ttl;
         let command = OrderCommand::Create {
             facts: OrderFacts {
+                return_url,
                 expires_at: Some(expires_at),
                 ..self.facts.clone()
             },
@@ -138,10 +144,8 @@ impl Decide for CreateOrder {
 pub(super) fn refused(rejection: &OrderRejection) -> Problem {
     let detail = rejection.to_string();
     match rejection {
-        OrderRejection::ReferenceTaken { order_id } => Problem::new(
-            409,
+        OrderRejection::ReferenceTaken { order_id } => Problem::of(
             "order_reference_taken",
-            "this order reference is taken",
             detail,
             "use the existing order, or a new reference for another order",
         )
@@ -153,17 +157,13 @@ pub(super) fn refused(rejection: &OrderRejection) -> Problem {
         )]),
         OrderRejection::NotPayable { .. }
         | OrderRejection::Stopped
-        | OrderRejection::TooManyAttempts { .. } => Problem::new(
-            409,
+        | OrderRejection::TooManyAttempts { .. } => Problem::of(
             "order_not_payable",
-            "this order takes no payment",
             detail,
             "ask get_order where it stands; create another order for another purchase",
         ),
-        OrderRejection::AttemptLive { payment_id } => Problem::new(
-            409,
+        OrderRejection::AttemptLive { payment_id } => Problem::of(
             "payment_under_way",
-            "a payment of this order is under way",
             detail,
             "send the shopper to the next_action that get_order gives, or wait until the attempt has ended",
         )

@@ -26,7 +26,9 @@ use crate::{
 pub struct StartPayment {
     shop: Shop,
     order_id: OrderId,
-    entry: Entry,
+    method: String,
+    /// Looked at when it is decided: a payment that was started before is not refused for what is configured since.
+    methods: Arc<Catalogue>,
     issuer: Option<String>,
     ttl: SignedDuration,
     ladders: Arc<Ladders>,
@@ -55,21 +57,11 @@ impl StartPayment {
         }
         checks.done()?;
         let order_id = OrderId::parse(&body.order_id).map_err(|_| Problem::not_found("order"))?;
-        let entry = Method::parse(&body.method)
-            .and_then(|method| methods.entry(method))
-            .cloned()
-            .ok_or_else(|| unknown_method(&methods))?;
-        if body.issuer.is_some() && !entry.issuer {
-            return Err(Box::new(Problem::validation(vec![FieldError::new(
-                "/issuer",
-                "invalid",
-                "must be absent: this method has no choice of a bank",
-            )])));
-        }
         Ok(Self {
             shop: shop.clone(),
             order_id,
-            entry,
+            method: body.method,
+            methods,
             issuer: body.issuer,
             ttl,
             ladders,
@@ -79,6 +71,21 @@ impl StartPayment {
     pub fn order_id(&self) -> OrderId {
         self.order_id
     }
+
+    /// The method as it is configured.
+    fn entry(&self) -> Result<&Entry, Box<Problem>> {
+        let entry = Method::parse(&self.method)
+            .and_then(|method| self.methods.entry(method))
+            .ok_or_else(|| unknown_method(&self.methods))?;
+        if self.issuer.is_some() && !entry.issuer {
+            return Err(Box::new(Problem::validation(vec![FieldError::new(
+                "/issuer",
+                "invalid",
+                "must be absent: this method has no choice of a bank",
+            )])));
+        }
+        Ok(entry)
+    }
 }
 
 impl Decide for StartPayment {
@@ -86,6 +93,7 @@ impl Decide for StartPayment {
 
     async fn decide(&self, session: &mut Session<'_>) -> Result<PaymentMade, Refusal> {
         let order_id = self.order_id;
+        let entry = self.entry().map_err(Refusal::NotKept)?;
         let opened = match session.order(order_id).await?.opened() {
             Some(opened) if opened.facts.shop == self.shop && opened.facts.order_id == order_id => {
                 opened.clone()
@@ -98,7 +106,7 @@ impl Decide for StartPayment {
                 order_id,
                 OrderCommand::OpenAttempt {
                     payment_id,
-                    method: self.entry.method,
+                    method: entry.method,
                 },
             )
             .await
@@ -114,7 +122,7 @@ impl Decide for StartPayment {
             amount: Some(amount.minor),
             at: session.now(),
         };
-        if let Err(rule) = self.entry.check(&purchase) {
+        if let Err(rule) = entry.check(&purchase) {
             return Err(excluded(&rule).with_order(order_id).into());
         }
         let number = opened
@@ -127,7 +135,7 @@ impl Decide for StartPayment {
             payment_id,
             order_id,
             shop: self.shop.clone(),
-            method: self.entry.method,
+            method: entry.method,
             amount,
             issuer: self.issuer.clone(),
             number,
@@ -148,7 +156,7 @@ impl Decide for StartPayment {
         }
         if let Some(timer) =
             self.ladders
-                .first_rung(order_id, payment_id, &self.shop, self.entry.method, session.now())
+                .first_rung(order_id, payment_id, &self.shop, entry.method, session.now())
         {
             session.set_timer(timer);
         }
@@ -160,10 +168,8 @@ fn unknown_method(methods: &Catalogue) -> Box<Problem> {
     let known: Vec<_> = methods.all().iter().map(|entry| entry.method.as_str()).collect();
     let known = format!("one of {}", known.join(", "));
     Box::new(
-        Problem::new(
-            422,
+        Problem::of(
             "method_not_available",
-            "this payment method is not available",
             format!("/method: {known}"),
             "offer the shopper one of the methods that list_methods gives",
         )
@@ -173,24 +179,21 @@ fn unknown_method(methods: &Catalogue) -> Box<Problem> {
 
 /// The rule that excludes a method here, as a shop reads it.
 fn excluded(rule: &Excluded) -> Problem {
-    let (code, title, hint) = match rule {
+    let (code, hint) = match rule {
         Excluded::NotYet { .. } | Excluded::NoLonger { .. } | Excluded::Country { .. } => (
             "method_not_available",
-            "this payment method is not available",
             "offer the shopper one of the methods that list_methods gives",
         ),
         Excluded::Currency { .. } => (
             "currency_not_supported",
-            "this currency is not supported",
             "offer the shopper a method that takes the order's currency",
         ),
         Excluded::Amount(_) => (
             "amount_out_of_range",
-            "this amount is not possible",
             "offer the shopper a method that takes this amount",
         ),
     };
     let detail = rule.to_string();
-    Problem::new(422, code, title, format!("/method: {detail}"), hint)
+    Problem::of(code, format!("/method: {detail}"), hint)
         .with_errors(vec![FieldError::new("/method", code, detail)])
 }

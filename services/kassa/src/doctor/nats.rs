@@ -8,6 +8,7 @@ use kassa_chassis::{
     bus,
     config::{Config, Login},
 };
+use kassa_events_schema::subject;
 use kassa_infra::nats::{DEAD_LETTERS, PROBE_STREAM};
 use kassa_relay::topology::{self, Difference, Wanted};
 use serde_json::Value;
@@ -21,7 +22,7 @@ use crate::{
 };
 
 const AREA: &str = "nats";
-const STREAM: &str = kassa_events_schema::subject::STREAM;
+const STREAM: &str = subject::STREAM;
 /// As the relay asks for it: atomic batches, and no known hole.
 const VERSION_MIN: [u64; 3] = [2, 12, 6];
 /// For the server to say no to what was sent before: it answers a flush only after it has.
@@ -43,13 +44,13 @@ enum Probe {
 const RIGHTS: [(&str, Probe, bool, &str); 8] = [
     (
         "worker",
-        Probe::Subscribe("kassa.cmd.>"),
+        Probe::Subscribe(subject::COMMANDS),
         true,
         "commands are not heard",
     ),
     (
         "worker",
-        Probe::Subscribe("kassa.qry.>"),
+        Probe::Subscribe(subject::QUERIES),
         true,
         "questions are not heard",
     ),
@@ -61,7 +62,7 @@ const RIGHTS: [(&str, Probe, bool, &str); 8] = [
     ),
     (
         "worker",
-        Probe::Subscribe("kassa.evt.>"),
+        Probe::Subscribe(subject::EVENTS),
         false,
         "it would hear what the stream refused",
     ),
@@ -80,7 +81,7 @@ const RIGHTS: [(&str, Probe, bool, &str); 8] = [
     ),
     (
         "relay",
-        Probe::Subscribe("kassa.cmd.>"),
+        Probe::Subscribe(subject::COMMANDS),
         false,
         "it would hear commands with personal data",
     ),

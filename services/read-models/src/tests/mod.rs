@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use self::server::{Database, SHOP, created, order, reported};
+use self::server::{Database, SHOP, created, lost, order, reported, safe};
 use crate::{
     PART,
     checkout::Checkout,
@@ -44,11 +44,15 @@ fn config() -> Config {
 
 /// As `get_order` answers: the document, or the problem's status and code.
 async fn get_order(store: &Store, projected: i64, body: &str) -> Result<Value, (u16, String)> {
+    ask(store, projected, "get_order", body).await
+}
+
+async fn ask(store: &Store, projected: i64, verb: &str, body: &str) -> Result<Value, (u16, String)> {
     let (_keep, progress) = watch::channel(projected);
     let queries = Queries::new(&config(), store.clone(), progress, CancellationToken::new());
     let asked = Asked {
         shop: SHOP.to_owned(),
-        verb: "get_order".to_owned(),
+        verb: verb.to_owned(),
         headers: None,
         body: body.to_owned().into_bytes().into(),
     };
@@ -142,6 +146,44 @@ async fn an_order_that_is_stored_and_not_yet_projected_is_not_called_unknown() {
             .await
             .expect_err("it is nobody's");
         assert_eq!((status, code.as_str()), (404, "not_found"), "{nobodys}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_may_have_lost_its_safety_is_not_called_safe() {
+    let database = Database::new(4).await;
+    let store = &database.store;
+    database.append(order("A-1"), 0, &[created("A-1"), safe()]).await;
+    let safe_at = project(&Checkout, store).await.expect("it goes on");
+    let one = by_reference("A-1");
+    let from_there = format!(r#"{{"order_reference":"A-1","min_position":"0-{safe_at}"}}"#);
+    let questions = [
+        ("get_order", one.as_str()),
+        ("get_order", from_there.as_str()),
+        ("explain_order", one.as_str()),
+        ("list_orders", "{}"),
+    ];
+    for (verb, body) in questions {
+        let told = ask(store, safe_at, verb, body).await.expect("all is known");
+        assert!(told.to_string().contains(r#""yes""#), "{verb}: {told}");
+    }
+    database.append(order("A-1"), 2, &[lost()]).await;
+    for (verb, body) in questions {
+        let (status, code) = ask(store, safe_at, verb, body)
+            .await
+            .expect_err("its end is not projected");
+        assert_eq!(
+            (status, code.as_str()),
+            (503, "store_unavailable"),
+            "{verb} {body}"
+        );
+    }
+    let lost_at = project(&Checkout, store).await.expect("it goes on");
+    // Behind again, and with nothing in it that anyone would ship: late is better than none.
+    database.append(order("A-2"), 0, &[created("A-2")]).await;
+    for (verb, body) in questions {
+        let told = ask(store, lost_at, verb, body).await.expect("late, and told");
+        assert!(told.to_string().contains(r#""lost""#), "{verb}: {told}");
     }
 }
 

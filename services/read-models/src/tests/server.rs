@@ -15,7 +15,7 @@ use kassa_domain::{
     money::{Currency, Money},
     order::{OrderEvent, OrderFacts},
     report::ProviderReport,
-    safety::NotSafe,
+    safety::{Evidence, NotSafe, Route},
 };
 use kassa_event_store::{Append, NewEvent, Store, StoreConfig, Touch};
 use kassa_infra::servers::{Postgres, PostgresOptions};
@@ -197,4 +197,32 @@ pub(super) fn reported(reference: &str, level: &str) -> OrderEvent {
 
 pub(super) fn eur(minor: i64) -> Money {
     Money::new(minor, Currency::EUR)
+}
+
+pub(super) fn safe() -> OrderEvent {
+    OrderEvent::ConfidenceReachedSafe {
+        epoch: 1,
+        ordered: eur(4995),
+        evidence: Evidence {
+            level: "SAFE".to_owned(),
+            considered_safe_at: None,
+            route: Route::Approved,
+            counted: eur(4995),
+            tolerance_minor: 0,
+            difference_minor: 0,
+            payments: vec![],
+            read_no: 1,
+            policy: "default/1".to_owned(),
+        },
+    }
+}
+
+pub(super) fn lost() -> OrderEvent {
+    OrderEvent::SafetyLost {
+        epoch: 1,
+        ordered: eur(4995),
+        reasons: vec![],
+        read_no: 2,
+        policy: "default/1".to_owned(),
+    }
 }
