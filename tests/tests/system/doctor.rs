@@ -139,7 +139,13 @@ async fn each_planted_fault_is_named_with_its_remedy() {
         .until("every planted fault is named", async |_| {
             let said = examine(&file, &environment).await;
             assert_eq!(said.code, Some(1), "{}\n{}", said.out, said.err);
-            planted.iter().all(|fault| names(&said, fault))
+            planted.iter().all(|fault| {
+                let named = names(&said, fault);
+                if !named {
+                    eprintln!("not named yet: {fault:?}");
+                }
+                named
+            })
         })
         .await;
 
