@@ -167,7 +167,7 @@ async fn rebuilt_while_fifty_payments_a_second_run_they_are_the_same_without_a_g
 
     let load = async {
         let tick = Mutex::new(tokio::time::interval(Duration::from_secs(1) / RATE));
-        let paid = AtomicUsize::new(0);
+        let (paid, began) = (AtomicUsize::new(0), std::time::Instant::now());
         stream::iter(0..PAYMENTS)
             .then(async |n| {
                 tick.lock().await.tick().await;
@@ -179,6 +179,11 @@ async fn rebuilt_while_fifty_payments_a_second_run_they_are_the_same_without_a_g
             })
             .await;
         done.cancel();
+        // Told and not asserted: how fast it goes is the machine's affair, what must hold is not.
+        eprintln!(
+            "{PAYMENTS} payments at {RATE} a second were through after {:?}",
+            began.elapsed()
+        );
         paid.into_inner()
     };
     // Again and again, by the library and by the command line.
