@@ -7,8 +7,8 @@ use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcomm
 use kassa_chassis::config::Config;
 
 use crate::{
-    demo, dlq, doctor, exit, exit::Ended, keys, listen, nats_setup, orders, projections, replay, serve,
-    settings, shell, sim,
+    demo, dlq, doctor, exit, exit::Ended, export, keys, listen, nats_setup, orders, projections, replay,
+    serve, settings, shell, sim, verify,
 };
 
 /// Brings a webshop's orders to a fact that can be trusted: safe to ship, or not, and why.
@@ -41,6 +41,8 @@ enum Verb {
     Keys(keys::KeysVerb),
     Listen(listen::ListenArgs),
     Replay(replay::ReplayArgs),
+    Export(export::ExportArgs),
+    Verify(verify::VerifyArgs),
     Doctor(doctor::DoctorArgs),
     #[command(subcommand)]
     Config(settings::ConfigVerb),
@@ -53,6 +55,11 @@ enum Verb {
     ExitCodes(exit::CodesArgs),
     #[command(subcommand)]
     Projections(projections::ProjectionsVerb),
+    #[cfg(feature = "drills")]
+    Chaos(kassa_harness::chaos::ChaosArgs),
+    #[cfg(feature = "drills")]
+    #[command(subcommand)]
+    Bench(kassa_bench::BenchVerb),
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
@@ -66,6 +73,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Keys(verb) => keys::run(verb, file).await,
         Verb::Listen(args) => listen::run(&args, file).await,
         Verb::Replay(args) => replay::run(&args, file).await,
+        Verb::Export(args) => export::run(&args, file).await,
+        Verb::Verify(args) => verify::run(&args),
         Verb::Doctor(args) => doctor::run(&args, file).await,
         Verb::Config(verb) => settings::run(&verb, file),
         Verb::Nats(verb) => nats_setup::run(verb, file).await,
@@ -74,6 +83,10 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Man(args) => shell::man(&args),
         Verb::ExitCodes(_) => Ok(exit::print()),
         Verb::Projections(verb) => projections::run(verb, file).await,
+        #[cfg(feature = "drills")]
+        Verb::Chaos(args) => kassa_harness::chaos::run(&args, std::env::current_exe()?).await,
+        #[cfg(feature = "drills")]
+        Verb::Bench(verb) => kassa_bench::run(verb, std::env::current_exe()?).await,
     }
 }
 

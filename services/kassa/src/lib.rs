@@ -8,6 +8,7 @@ mod demo;
 mod dlq;
 mod doctor;
 mod exit;
+mod export;
 mod host;
 mod keys;
 mod listen;
@@ -23,6 +24,7 @@ mod serve;
 mod settings;
 mod shell;
 mod sim;
+mod verify;
 
 pub use cli::main;
 pub use roles::{Bound, Role, Running};
