@@ -145,14 +145,14 @@ pub(crate) struct ProcessLine {
     pub(crate) code: Option<i32>,
 }
 
-/// The same moments of ledger and log, before and after a projection was built anew.
+/// A projection was built anew between two moments, and where the log ended then.
 #[derive(Debug, Deserialize)]
 pub(crate) struct ReplayLine {
     #[serde(skip)]
     pub(crate) line: u32,
     pub(crate) what: String,
-    pub(crate) ledger_from: u64,
-    pub(crate) ledger_to: u64,
+    pub(crate) from: Timestamp,
+    pub(crate) to: Timestamp,
     pub(crate) head_from: i64,
     pub(crate) head_to: i64,
 }

@@ -86,7 +86,8 @@ impl Facts {
     pub(crate) fn read(dir: &Path) -> Result<Self, VerifyError> {
         let meta = Meta::read(dir)?;
         let store = Store::read(dir)?;
-        let ledger = Ledger::read(dir)?;
+        let goes_on = !meta.quiescent && meta.moments_compare();
+        let ledger = Ledger::read(dir, goes_on.then_some(meta.exported_at))?;
         let linked = Linked::of(&meta, &store, ledger.as_ref());
         Ok(Self {
             commands: commands(dir)?,

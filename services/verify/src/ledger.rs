@@ -171,7 +171,6 @@ pub(crate) struct Ledger {
     /// Reads of orders that the provider does not have.
     pub(crate) unknown_reads: Vec<Row>,
     pub(crate) unknown_starts: Vec<Row>,
-    pub(crate) rows: u64,
     /// Whether rows say what they show; older simulators' do not.
     pub(crate) shows: bool,
 }
@@ -193,18 +192,21 @@ struct Line {
 }
 
 impl Ledger {
-    pub(crate) fn read(dir: &Path) -> Result<Option<Self>, VerifyError> {
+    /// With nothing that came after `until`: while the run goes on, the ledger is exported after the store's snapshot, and
+    /// knows more.
+    pub(crate) fn read(dir: &Path, until: Option<Timestamp>) -> Result<Option<Self>, VerifyError> {
         let mut ledger = Self::default();
         // Which start or read of its order a request is.
         let mut open: HashMap<u64, (usize, usize)> = HashMap::new();
         let there = records(dir, LEDGER, |line, row: Line| {
-            ledger.take(line, row, &mut open);
+            if until.is_none_or(|until| row.t <= until) {
+                ledger.take(line, row, &mut open);
+            }
         })?;
         Ok(there.then_some(ledger))
     }
 
     fn take(&mut self, line: u32, row: Line, open: &mut HashMap<u64, (usize, usize)>) {
-        self.rows = row.n;
         let here = Row {
             n: row.n,
             line,

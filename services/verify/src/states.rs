@@ -13,7 +13,9 @@ use crate::{
 };
 
 /// From, fact, to. What is not here does not happen.
-const PAYMENT: &[(&str, &str, &str)] = &[
+type Machine = &'static [(&'static str, &'static str, &'static str)];
+
+const PAYMENT: Machine = &[
     ("none", "PaymentStarted", "deciding"),
     ("deciding", "ProviderCallAttempted/create_order", "creating"),
     ("deciding", "ProviderCallAttempted/start", "starting"),
@@ -53,7 +55,7 @@ const PAYMENT: &[(&str, &str, &str)] = &[
 ];
 
 /// The order's machines, each with the facts that concern it.
-const ORDER: &[(&str, &[(&str, &str, &str)])] = &[
+const ORDER: &[(&str, Machine)] = &[
     (
         "provider",
         &[
@@ -112,7 +114,7 @@ pub(crate) fn legal(facts: &Facts, check: &mut Check) {
     }
 }
 
-fn next(table: &[(&str, &str, &'static str)], from: &str, fact: &str) -> Option<&'static str> {
+fn next(table: Machine, from: &str, fact: &str) -> Option<&'static str> {
     table
         .iter()
         .find(|(state, event, _)| *state == from && *event == fact)

@@ -204,9 +204,7 @@ impl Store {
             row.schema_version,
             &row.payload,
         );
-        if !self.correlated.contains_key(&row.metadata.correlation_id) {
-            self.correlated.insert(row.metadata.correlation_id, line);
-        }
+        self.correlated.entry(row.metadata.correlation_id).or_insert(line);
         let mut event = Event {
             line,
             part: row.part,
