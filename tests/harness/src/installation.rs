@@ -11,6 +11,7 @@ mod settings;
 mod usage;
 
 use std::{
+    any::Any,
     collections::BTreeMap,
     ffi::OsString,
     fmt,
@@ -92,7 +93,9 @@ pub struct Direct {
 }
 
 /// By which way each process reaches the others. `process` is a name such as `relay` or `relay-2`.
-pub trait Edges: Send + Sync {
+pub trait Edges: Send + Sync + 'static {
+    /// Itself, for the faults that know what they put there.
+    fn as_any(&self) -> &dyn Any;
     /// As `Direct::postgres_url`, or through a proxy: `postgresql://kassa@127.0.0.1:PORT/kassa?sslmode=disable`.
     fn postgres_url(&self, process: &str, direct: &Direct) -> String {
         let _ = process;
@@ -118,7 +121,11 @@ pub trait Edges: Send + Sync {
 #[derive(Debug, Clone, Copy)]
 pub struct Straight;
 
-impl Edges for Straight {}
+impl Edges for Straight {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
 
 /// The services of an installation; the simulator stands outside.
 pub const ROLES: [&str; 6] = [

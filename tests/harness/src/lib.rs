@@ -5,3 +5,4 @@ pub mod fault;
 pub mod installation;
 pub mod random;
 pub mod shipment;
+pub mod workload;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 
 use crate::{
-    installation::{Access, Installation},
+    installation::{Access, Installation, Wire},
     random::Random,
 };
 
@@ -24,6 +24,11 @@ pub trait Fault: Send {
 
     /// Ends it: afterwards everything can work again. Called once after each `inject`, also where that failed.
     fn heal<'a>(&'a mut self, at: &'a mut Installation) -> BoxFuture<'a, anyhow::Result<()>>;
+
+    /// Whether nothing else may go wrong meanwhile: for what promises to end well only where all else does.
+    fn alone(&self) -> bool {
+        false
+    }
 
     /// After `heal`: what shows that it did something; `None` where nothing does.
     fn bit(&self) -> Option<String>;
@@ -73,6 +78,12 @@ impl Targets {
         let ours = |name: &&String| *name != crate::installation::SIMULATOR;
         self.processes.iter().filter(ours).cloned().collect()
     }
+}
+
+/// What stands between processes and servers in an installation that faults are injected into.
+#[must_use]
+pub fn wire() -> Option<Wire> {
+    None
 }
 
 /// Every kind there is; those absent here too.

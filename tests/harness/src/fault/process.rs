@@ -168,6 +168,11 @@ impl Fault for Told {
         async { at.spawn(&self.target) }.boxed()
     }
 
+    fn alone(&self) -> bool {
+        // In order within half a minute is promised where the servers answer.
+        true
+    }
+
     fn bit(&self) -> Option<String> {
         self.code.map(|code| format!("it ended with code {code}"))
     }

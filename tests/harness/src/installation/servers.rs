@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     ffi::OsString,
     net::{Ipv4Addr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -52,7 +52,7 @@ impl Installation {
         let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
         let direct = Direct {
             postgres_url: postgres.url(DATABASE),
-            postgres_socket: plan.folder.join("pg/run/.s.PGSQL.5432"),
+            postgres_socket: socket(&postgres)?,
             nats: SocketAddr::from((Ipv4Addr::LOCALHOST, nats.port())),
             cm: simulator,
             hooks: at("cm-notifications", 0).unwrap_or(nobody),
@@ -260,6 +260,16 @@ fn shipment(plan: &Plan, (postgres_url, nats_url): (String, String)) -> Process 
         .environment
         .push(format!("KASSA_NATS_PASSWORD={password}").into());
     shipment
+}
+
+/// Where the server listens: in its folder, or elsewhere if that name is too long for a socket.
+fn socket(postgres: &Postgres) -> anyhow::Result<PathBuf> {
+    let config: tokio_postgres::Config = postgres.url(DATABASE).parse()?;
+    let port = config.get_ports().first().copied().unwrap_or(5432);
+    match config.get_hosts().first() {
+        Some(tokio_postgres::config::Host::Unix(folder)) => Ok(folder.join(format!(".s.PGSQL.{port}"))),
+        other => anyhow::bail!("PostgreSQL listens on {other:?}, and not on a socket"),
+    }
 }
 
 /// Passwords are in it.
