@@ -10,6 +10,7 @@ mod decisions;
 mod doctor;
 mod endings;
 mod four_ways;
+mod guards;
 mod hooks;
 mod http_api;
 mod inbox;
