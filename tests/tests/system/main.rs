@@ -14,6 +14,7 @@ mod guards;
 mod hooks;
 mod http_api;
 mod inbox;
+mod mutations;
 mod permissions;
 mod postgres_es;
 mod read_models;
