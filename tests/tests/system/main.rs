@@ -20,6 +20,7 @@ mod postgres_es;
 mod read_models;
 mod replay;
 mod scenarios;
+mod shipments;
 mod simulator;
 mod stage;
 mod store;
