@@ -145,9 +145,12 @@ async fn of_the_store(
         .read_only(true)
         .start()
         .await?;
-    // Writing takes as long as the disk does; nothing is locked.
+    // Writing takes as long as the disk does; nothing is locked. As the login itself: a shipment service's tables are not the
+    // services' to read.
     snapshot
-        .batch_execute("SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0")
+        .batch_execute(
+            "SET LOCAL ROLE NONE; SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0",
+        )
         .await?;
     // The transaction's beginning, which is before its snapshot: what the provider did until then is all in it.
     let row = snapshot
