@@ -6,4 +6,5 @@ pub mod installation;
 pub mod proxy;
 pub mod random;
 pub mod shipment;
+pub mod sweep;
 pub mod workload;

@@ -22,5 +22,6 @@ mod scenarios;
 mod simulator;
 mod stage;
 mod store;
+mod sweep;
 mod telemetry;
 mod world;
