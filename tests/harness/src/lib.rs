@@ -3,6 +3,10 @@
 pub mod chaos;
 pub mod fault;
 pub mod installation;
+pub mod quiet;
 pub mod random;
+pub mod run;
+pub mod schedule;
 pub mod shipment;
+pub mod verdict;
 pub mod workload;
