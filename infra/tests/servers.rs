@@ -64,6 +64,34 @@ async fn a_database_keeps_its_promises_on_disk_is_reached_by_its_socket_alone_an
 }
 
 #[tokio::test]
+async fn a_database_that_was_killed_or_ended_at_once_comes_back_with_all_it_said_it_had() -> Result<()> {
+    let folder = Folder::new("recovers")?;
+    let mut server = Postgres::start(&folder.postgres())?;
+    let url = server.url("postgres");
+    connect(&server, "postgres")
+        .await?
+        .batch_execute("CREATE TABLE kept (n int)")
+        .await?;
+    type End = fn(&mut Postgres) -> Result<(), ServerError>;
+    let ends: [End; 2] = [Postgres::end_immediately, Postgres::kill];
+    for (end, n) in ends.into_iter().zip(1..) {
+        let client = connect(&server, "postgres").await?;
+        client.execute("INSERT INTO kept VALUES ($1)", &[&n]).await?;
+        let pid = server.pid();
+        end(&mut server)?;
+        assert!(!alive(pid)?);
+        server.restart()?;
+        assert_eq!(server.url("postgres"), url);
+        let row = connect(&server, "postgres")
+            .await?
+            .query_one("SELECT count(*) FROM kept", &[])
+            .await?;
+        assert_eq!(row.get::<_, i64>(0), i64::from(n));
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_folder_whose_path_is_too_long_for_a_socket_still_works_and_leaves_nothing_in_the_temporary_folder()
 -> Result<()> {
     let folder = Folder::new("long")?;

@@ -222,10 +222,15 @@ impl Owned {
     /// # Errors
     /// When it cannot be signalled or waited for.
     pub fn stop(&mut self, patience: Duration) -> io::Result<ExitStatus> {
+        self.stop_by(self.ending.signal(), patience)
+    }
+
+    /// As [`Owned::stop`], asking with another signal.
+    pub(crate) fn stop_by(&mut self, signal: Signal, patience: Duration) -> io::Result<ExitStatus> {
         if let Some(status) = self.try_wait()? {
             return Ok(status);
         }
-        self.signal(self.ending.signal())?;
+        self.signal(signal)?;
         if let Some(status) = self.wait_for(patience)? {
             return Ok(status);
         }

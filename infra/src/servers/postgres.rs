@@ -6,12 +6,15 @@
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use sha2::{Digest, Sha256};
 
 use super::ServerError;
@@ -36,6 +39,8 @@ const READY_MAX: Duration = Duration::from_secs(60);
 const STOP_MAX: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(5);
 const PROBE_MAX: Duration = Duration::from_secs(20);
+/// How a new server says that processes of a killed one are still there.
+const STILL_IN_USE: &str = "is still in use";
 /// `nobody` on every Linux we know. initdb wants a user that has a name, and a bare system has no `postgres`.
 const NOBODY: u32 = 65_534;
 
@@ -57,6 +62,7 @@ pub struct Postgres {
     pid: u32,
     found: Found,
     socket_dir: SocketDir,
+    options: PostgresOptions,
 }
 
 impl Postgres {
@@ -65,6 +71,21 @@ impl Postgres {
     /// # Errors
     /// [`ServerError`]: nothing is left running then.
     pub fn start(options: &PostgresOptions) -> Result<Self, ServerError> {
+        let others_gone_by = Instant::now() + STOP_MAX;
+        loop {
+            match Self::start_once(options) {
+                // Of one that was killed: a process in the middle of a statement looks up only after it.
+                Err(ServerError::Ended { tail, .. })
+                    if tail.contains(STILL_IN_USE) && Instant::now() < others_gone_by =>
+                {
+                    thread::sleep(POLL);
+                }
+                started => return started,
+            }
+        }
+    }
+
+    fn start_once(options: &PostgresOptions) -> Result<Self, ServerError> {
         private_folder(&options.dir)?;
         let dir = fs::canonicalize(&options.dir).map_err(ServerError::io("resolve", &options.dir))?;
         let lock = FolderLock::take(&dir)?;
@@ -94,6 +115,7 @@ impl Postgres {
             pid,
             found,
             socket_dir,
+            options: options.clone(),
         };
         ready.map(|()| server)
     }
@@ -134,6 +156,43 @@ impl Postgres {
             tracing::warn!(pid = self.pid, %status, "PostgreSQL did not end well");
         }
         self.socket_dir.remove_if_shared();
+        Ok(())
+    }
+
+    /// Ends the server at once (its "immediate" shutdown): nobody is waited for and nothing is written, so the next start
+    /// recovers from the log. Does nothing if it is stopped.
+    ///
+    /// # Errors
+    /// [`ServerError::Io`] if the process cannot be signalled or waited for.
+    pub fn end_immediately(&mut self) -> Result<(), ServerError> {
+        self.end(|owned| owned.stop_by(Signal::QUIT, STOP_MAX))
+    }
+
+    /// Ends the server's first process as a power cut would; its others find out by themselves, and the next start waits
+    /// for that. Does nothing if it is stopped.
+    ///
+    /// # Errors
+    /// [`ServerError::Io`] if the process cannot be signalled or waited for.
+    pub fn kill(&mut self) -> Result<(), ServerError> {
+        self.end(Owned::kill)
+    }
+
+    fn end(&mut self, how: impl FnOnce(&mut Owned) -> io::Result<ExitStatus>) -> Result<(), ServerError> {
+        let Some((mut owned, _lock)) = self.running.take() else {
+            return Ok(());
+        };
+        how(&mut owned)
+            .map(drop)
+            .map_err(ServerError::io("end", &self.found.program))
+    }
+
+    /// Starts the server again with the same folder and socket; one that runs is stopped first.
+    ///
+    /// # Errors
+    /// [`ServerError`]: the server is stopped then.
+    pub fn restart(&mut self) -> Result<(), ServerError> {
+        self.stop()?;
+        *self = Self::start(&self.options)?;
         Ok(())
     }
 }
@@ -210,7 +269,7 @@ fn same_major(data: &Path, found: &Found) -> Result<(), ServerError> {
     let path = data.join("PG_VERSION");
     let made_by = match fs::read_to_string(&path) {
         Ok(made_by) => made_by.trim().to_owned(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(ServerError::io("read", &path)(error)),
     };
     let major = find::postgres_major(&found.version)
@@ -363,7 +422,7 @@ impl SocketDir {
         let name: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
         let path = std::env::temp_dir().join(format!("kassa-{name}"));
         match DirBuilder::new().mode(0o700).create(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             other => other.map_err(ServerError::io("create", &path))?,
         }
         // Anybody can make a folder there, with a name that can be guessed: whoever owns it could answer for us.

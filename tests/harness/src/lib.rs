@@ -3,6 +3,7 @@
 pub mod chaos;
 pub mod fault;
 pub mod installation;
+pub mod proxy;
 pub mod quiet;
 pub mod random;
 pub mod run;

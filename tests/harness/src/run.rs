@@ -157,10 +157,11 @@ impl Asked {
         }
         quiet::wait(&mut at, &mut note).await?;
         say("everything is quiet; exporting");
-        self.export(&access, &export).await?;
+        // Moments of services whose clocks were wrong are not those of the provider.
+        let clocks_apart = went.iter().any(|one| one.kind.starts_with("clock"));
+        self.export(&access, &export, clocks_apart).await?;
         fs::rename(&answers, export.join("answers.ndjson"))?;
         shipped(&access, &export).await?;
-        states(&access, &export).await?;
         lines(&export.join("processes.ndjson"), at.ends().iter().map(end))?;
         at.close().await;
         Ok(Ran {
@@ -170,7 +171,7 @@ impl Asked {
         })
     }
 
-    async fn export(&self, access: &Access, to: &Path) -> anyhow::Result<()> {
+    async fn export(&self, access: &Access, to: &Path, clocks_apart: bool) -> anyhow::Result<()> {
         let dir = to.to_string_lossy();
         let args = [
             "export",
@@ -183,8 +184,7 @@ impl Asked {
         access.tool(&args).await?;
         let path = to.join("meta.json");
         let mut meta: Value = serde_json::from_slice(&fs::read(&path)?)?;
-        meta["seed"] = json!(self.seed);
-        meta["quiescent"] = json!(true);
+        meta["clocks_apart"] = json!(clocks_apart);
         meta["poll_longest_ms"] = json!(self.plan(to).poll_longest().as_millis());
         fs::write(&path, meta.to_string())?;
         Ok(())
@@ -222,21 +222,6 @@ async fn shipped(access: &Access, export: &Path) -> anyhow::Result<()> {
     )
     .await?;
     text(&export.join("shipment.ndjson"), rows)
-}
-
-/// How each order stands for its shop, by its reference: what must be the same with faults and without.
-async fn states(access: &Access, export: &Path) -> anyhow::Result<()> {
-    let rows = rows(
-        access,
-        "SELECT json_build_object('reference', order_reference, 'status', status, 'safe', safe,
-                'released', (SELECT count(*) FROM shipment_service.log
-                              WHERE log.order_id = read_orders.order_id AND what = 'release'),
-                'held', (SELECT count(*) FROM shipment_service.log
-                          WHERE log.order_id = read_orders.order_id AND what = 'hold'))::text
-           FROM read_orders ORDER BY order_reference",
-    )
-    .await?;
-    text(&export.join("states.ndjson"), rows)
 }
 
 async fn rows(access: &Access, sql: &str) -> anyhow::Result<Vec<String>> {

@@ -2,12 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     path::{Path, PathBuf},
 };
 
-use anyhow::Context as _;
-use serde_json::Value;
+use kassa_verify::Severity;
 
 use crate::run::Ran;
 
@@ -23,7 +21,7 @@ pub struct Verdict {
     /// Worse service than promised, and what did not work as a harness wants it.
     pub noted: Vec<String>,
     /// What was looked at, in words of the checker.
-    pub checked: String,
+    pub checked: Vec<String>,
     /// Where the evidence is.
     pub folder: PathBuf,
 }
@@ -34,10 +32,10 @@ impl Verdict {
     /// # Errors
     /// When an export cannot be read.
     pub fn of(with: &Ran, without: Option<&Ran>, folder: &Path) -> anyhow::Result<Self> {
-        let states = states(&with.export)?;
+        let economy = kassa_verify::economy(&with.export)?;
         let mut verdict = Self {
             orders: with.outcome.orders,
-            paid: u64::try_from(states.values().filter(|state| state["status"] == "paid").count())?,
+            paid: u64::try_from(economy.values().filter(|order| order.status == "paid").count())?,
             folder: folder.to_owned(),
             ..Self::default()
         };
@@ -59,9 +57,13 @@ impl Verdict {
             check(&ran.export, what, &mut verdict)?;
         }
         if let Some(without) = without {
-            verdict
-                .wrong
-                .extend(differences(&states, &self::states(&without.export)?));
+            let other = kassa_verify::economy(&without.export)?;
+            for different in kassa_verify::compare(&economy, &other) {
+                verdict.wrong.push(format!(
+                    "{}: {} ended {}, without faults {}",
+                    different.order, different.field, different.left, different.right
+                ));
+            }
         }
         Ok(verdict)
     }
@@ -97,8 +99,8 @@ impl Verdict {
         for (kind, (bit, all)) in &self.faults {
             text += &format!("           {kind:24} {bit:>3} of {all}\n");
         }
-        if !self.checked.is_empty() {
-            text += &format!("invariants {}\n", self.checked);
+        for checked in &self.checked {
+            text += &format!("invariants {checked}\n");
         }
         for noted in &self.noted {
             text += &format!("noted      {noted}\n");
@@ -115,41 +117,39 @@ impl Verdict {
 
 /// What the checker says of an export.
 fn check(export: &Path, what: &str, verdict: &mut Verdict) -> anyhow::Result<()> {
-    let _ = (export, what, verdict);
-    Ok(())
-}
-
-/// The state of each order, by its reference.
-fn states(export: &Path) -> anyhow::Result<BTreeMap<String, Value>> {
-    let path = export.join("states.ndjson");
-    let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-    text.lines()
-        .map(|line| {
-            let state: Value = serde_json::from_str(line)?;
-            Ok((state["reference"].as_str().unwrap_or_default().to_owned(), state))
-        })
-        .collect()
-}
-
-fn differences(with: &BTreeMap<String, Value>, without: &BTreeMap<String, Value>) -> Vec<String> {
-    let references: std::collections::BTreeSet<&String> = with.keys().chain(without.keys()).collect();
-    let told = |state: Option<&Value>| {
-        state.map_or("no order".to_owned(), |state| {
-            let word = |field: &str| state[field].as_str().unwrap_or("?").to_owned();
-            format!(
-                "{}, safe {}, released {}, held {}",
-                word("status"),
-                word("safe"),
-                state["released"],
-                state["held"]
-            )
-        })
+    let report = kassa_verify::check(export)?;
+    let facts: u64 = report.checked.iter().map(|checked| checked.facts).sum();
+    let without: Vec<&str> = report
+        .checked
+        .iter()
+        .filter(|checked| checked.facts == 0)
+        .map(|checked| checked.id)
+        .chain(report.not_checked.iter().map(|not| not.id))
+        .collect();
+    let without = if without.is_empty() {
+        String::new()
+    } else {
+        format!(", nothing for {}", without.join(" "))
     };
-    references
-        .into_iter()
-        .filter_map(|reference| {
-            let (with, without) = (told(with.get(reference)), told(without.get(reference)));
-            (with != without).then(|| format!("{reference} ended {with}; without faults {without}"))
-        })
-        .collect()
+    verdict.checked.push(format!(
+        "{what}: {} checked on {facts} facts of {} events{without}",
+        report.checked.len(),
+        report.events
+    ));
+    for violation in &report.violations {
+        let line = format!(
+            "{what}: {} ({}) {}: {} [{}]",
+            violation.id,
+            violation.severity,
+            violation.order.as_deref().unwrap_or("-"),
+            violation.what,
+            violation.evidence.join(" ")
+        );
+        if violation.severity == Severity::S3 {
+            verdict.noted.push(line);
+        } else {
+            verdict.wrong.push(line);
+        }
+    }
+    Ok(())
 }

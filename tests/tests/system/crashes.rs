@@ -125,6 +125,7 @@ async fn nats_server_is_killed_and_comes_back_with_its_data() {
     let stage = Stage::planned(Plan {
         processes: vec![],
         nats: Some((nats.url(), logins)),
+        database: None,
     })
     .await;
     let (reference, order_id) = stage.create("ideal/success").await;
@@ -159,6 +160,7 @@ async fn the_bus_is_wiped_and_filled_again_with_the_same_sequences_and_no_second
     let stage = Stage::planned(Plan {
         processes: vec![],
         nats: Some((nats.url(), logins.clone())),
+        database: None,
     })
     .await;
     let (shipped_reference, shipped) = stage.create("ideal/success").await;

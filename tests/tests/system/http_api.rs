@@ -703,6 +703,7 @@ async fn without_the_bus_orders_are_made_and_afterwards_everything_arrives_in_or
     let plan = Plan {
         processes: vec![],
         nats: Some((nats.url(), logins.clone())),
+        database: None,
     };
     let stage = Stage::planned(plan).await;
     let api = Api::new(&stage).await;

@@ -188,6 +188,7 @@ async fn an_engine_that_lost_a_permission_says_so_and_hears_again_once_it_is_giv
     let mut stage = Stage::planned(Plan {
         processes: vec![("engine", Role::Engine)],
         nats: Some((nats.url(), logins)),
+        database: None,
     })
     .await;
     stage.kill("engine");

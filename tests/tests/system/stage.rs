@@ -70,6 +70,8 @@ pub(crate) struct Plan {
     pub(crate) processes: Vec<(&'static str, Role)>,
     /// Another nats-server than the shared one.
     pub(crate) nats: Option<(String, Logins)>,
+    /// The address of another database than one of the shared server.
+    pub(crate) database: Option<String>,
 }
 
 impl Plan {
@@ -77,13 +79,14 @@ impl Plan {
         Self {
             processes: vec![],
             nats: None,
+            database: None,
         }
     }
 
     pub(crate) fn with_process(name: &'static str, role: Role) -> Self {
         Self {
             processes: vec![(name, role)],
-            nats: None,
+            ..Self::ordinary()
         }
     }
 }
@@ -100,7 +103,10 @@ impl Stage {
     /// With a configuration that differs from what is usual.
     pub(crate) async fn tuned(plan: Plan, tune: impl FnOnce(&mut Config)) -> Self {
         let world = world();
-        let database_url = world.database().await;
+        let database_url = match plan.database {
+            Some(url) => url,
+            None => world.database().await,
+        };
         let (nats_url, logins) = plan.nats.unwrap_or_else(|| (world.nats_url(), world.logins()));
         let stop = CancellationToken::new();
 

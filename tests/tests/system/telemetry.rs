@@ -118,6 +118,7 @@ async fn a_payment_is_counted_traced_and_told_without_a_person_or_a_secret() {
     let stage = Stage::planned(Plan {
         processes: roles.to_vec(),
         nats: None,
+        database: None,
     })
     .await;
     let mut live = stage
@@ -375,6 +376,7 @@ async fn orders_that_are_canceled_expire_or_lose_their_safety_are_counted_once()
     let stage = Stage::planned(Plan {
         processes: roles.to_vec(),
         nats: None,
+        database: None,
     })
     .await;
     let (_, canceled) = stage.create("ideal/success").await;
@@ -429,6 +431,7 @@ async fn without_the_bus_the_relay_is_not_ready_and_the_gateway_is_degraded() {
     let stage = Stage::planned(Plan {
         processes: vec![("relay", Role::Relay), ("cm-gateway", Role::CmGateway)],
         nats: Some((nats.url(), logins)),
+        database: None,
     })
     .await;
     let listeners = admin_listeners(&stage, 2).await;
