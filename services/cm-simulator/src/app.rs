@@ -18,7 +18,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    ledger::{About, Entry, Kind, Op, digest},
+    ledger::{About, Entry, Kind, Op, Shows, digest},
     notify::Notifier,
     order::{BankResult, Method},
     scenario::{Scenario, Shopper, Timing},
@@ -183,13 +183,16 @@ impl App {
             body_sha256: digest(body),
             status: None,
             detail: None,
+            request: None,
+            shows: None,
         };
         let now = state.now();
-        state.ledger.push(now, entry);
+        let request = state.ledger.push(now, entry);
         Ok(Exchange {
             app: self.clone(),
             op,
             about,
+            request,
             answered: false,
         })
     }
@@ -234,17 +237,33 @@ pub(crate) struct Exchange {
     op: Op,
     /// Completed by the handler as it learns more.
     pub(crate) about: About,
+    /// The row of the request.
+    request: usize,
     answered: bool,
 }
 
 impl Exchange {
     pub(crate) fn answer(mut self, reply: Reply) -> Response {
         self.answered = true;
-        self.record(digest(reply.body.as_bytes()), Some(reply.status.as_u16()), None);
+        let shows = (self.op == Op::Status && reply.status == StatusCode::OK)
+            .then(|| Shows::said(&reply.body))
+            .flatten();
+        self.record(
+            digest(reply.body.as_bytes()),
+            Some(reply.status.as_u16()),
+            None,
+            shows,
+        );
         reply.into_response()
     }
 
-    fn record(&self, body_sha256: Option<[u8; 32]>, status: Option<u16>, detail: Option<Cow<'static, str>>) {
+    fn record(
+        &self,
+        body_sha256: Option<[u8; 32]>,
+        status: Option<u16>,
+        detail: Option<Cow<'static, str>>,
+        shows: Option<Shows>,
+    ) {
         let entry = Entry {
             kind: Kind::Answer,
             op: self.op,
@@ -252,6 +271,8 @@ impl Exchange {
             body_sha256,
             status,
             detail,
+            request: Some(self.request),
+            shows: shows.map(Box::new),
         };
         let mut state = self.app.state();
         let now = state.now();
@@ -262,7 +283,7 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         if !self.answered {
-            self.record(None, None, Some(Cow::Borrowed("cut without an answer")));
+            self.record(None, None, Some(Cow::Borrowed("cut without an answer")), None);
         }
     }
 }

@@ -71,6 +71,36 @@ pub(crate) struct Row {
     body_sha256: Option<[u8; 32]>,
     pub(crate) status: Option<u16>,
     pub(crate) detail: Option<Cow<'static, str>>,
+    /// Of an answer: the row of its request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) request: Option<usize>,
+    /// Of an effect: what CM holds of the order now. Of an answer to a read: what it said, true or not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) shows: Option<Box<Shows>>,
+}
+
+/// An order and its payments, in CM's words and in minor units.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Shows {
+    pub(crate) reference: String,
+    pub(crate) amount: i64,
+    pub(crate) currency: String,
+    /// None while CM does not consider the order safe.
+    pub(crate) level: Option<Cow<'static, str>>,
+    pub(crate) payments: Vec<ShownPayment>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ShownPayment {
+    pub(crate) id: String,
+    pub(crate) method: Cow<'static, str>,
+    pub(crate) state: Cow<'static, str>,
+    pub(crate) confidence: Option<Cow<'static, str>>,
+    pub(crate) amount: i64,
+    pub(crate) currency: String,
+    pub(crate) captured: i64,
+    /// Refunded or charged back, requested or done.
+    pub(crate) returned: i64,
 }
 
 /// A row before it has its number and time.
@@ -82,6 +112,8 @@ pub(crate) struct Entry {
     pub(crate) body_sha256: Option<[u8; 32]>,
     pub(crate) status: Option<u16>,
     pub(crate) detail: Option<Cow<'static, str>>,
+    pub(crate) request: Option<usize>,
+    pub(crate) shows: Option<Box<Shows>>,
 }
 
 impl Entry {
@@ -93,7 +125,80 @@ impl Entry {
             body_sha256: None,
             status: None,
             detail: Some(Cow::Borrowed(new_state)),
+            request: None,
+            shows: None,
         }
+    }
+}
+
+/// As much of a detail answer as matters for money.
+#[derive(Deserialize)]
+struct Said {
+    order_reference: String,
+    amount: i64,
+    currency: String,
+    considered_safe: Option<SaidSafe>,
+    #[serde(default)]
+    payments: Vec<SaidPayment>,
+}
+
+#[derive(Deserialize)]
+struct SaidSafe {
+    level: String,
+}
+
+#[derive(Deserialize)]
+struct SaidPayment {
+    id: String,
+    method: String,
+    authorization: SaidAuthorization,
+    #[serde(default)]
+    captures: Vec<SaidMove>,
+    #[serde(default)]
+    refunds: Vec<SaidMove>,
+    #[serde(default)]
+    chargebacks: Vec<SaidMove>,
+}
+
+#[derive(Deserialize)]
+struct SaidAuthorization {
+    amount: i64,
+    currency: String,
+    confidence: Option<String>,
+    state: String,
+}
+
+#[derive(Deserialize)]
+struct SaidMove {
+    amount: i64,
+}
+
+impl Shows {
+    /// What the body of a detail answer says, read from the very text that is sent; none if it is not one.
+    pub(crate) fn said(body: &str) -> Option<Self> {
+        let said: Said = serde_json::from_str(body).ok()?;
+        let sum = |moves: &[SaidMove]| {
+            moves
+                .iter()
+                .fold(0_i64, |sum, one| sum.saturating_add(one.amount))
+        };
+        let payments = said.payments.into_iter().map(|payment| ShownPayment {
+            captured: sum(&payment.captures),
+            returned: sum(&payment.refunds).saturating_add(sum(&payment.chargebacks)),
+            id: payment.id,
+            method: payment.method.into(),
+            state: payment.authorization.state.into(),
+            confidence: payment.authorization.confidence.map(Into::into),
+            amount: payment.authorization.amount,
+            currency: payment.authorization.currency,
+        });
+        Some(Self {
+            reference: said.order_reference,
+            amount: said.amount,
+            currency: said.currency,
+            level: said.considered_safe.map(|safe| safe.level.into()),
+            payments: payments.collect(),
+        })
     }
 }
 
@@ -104,7 +209,8 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    pub(crate) fn push(&mut self, now: Timestamp, entry: Entry) {
+    /// Its number.
+    pub(crate) fn push(&mut self, now: Timestamp, entry: Entry) -> usize {
         let Entry {
             kind,
             op,
@@ -112,6 +218,8 @@ impl Ledger {
             body_sha256,
             status,
             detail,
+            request,
+            shows,
         } = entry;
         let n = self.rows.len() + 1;
         self.rows.push(Row {
@@ -123,7 +231,10 @@ impl Ledger {
             body_sha256,
             status,
             detail,
+            request,
+            shows,
         });
+        n
     }
 
     /// A row of an earlier run, with the number and time that it has.

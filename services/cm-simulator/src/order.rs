@@ -5,7 +5,11 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::{arc, ledger::About, scenario::Scenario};
+use crate::{
+    arc,
+    ledger::{About, ShownPayment, Shows},
+    scenario::Scenario,
+};
 
 /// What a merchant asked for, after validation. `amount_minor` is in the currency's minor units.
 #[derive(Debug, Clone)]
@@ -251,6 +255,33 @@ impl Order {
             format!("{url}{}", self.key)
         } else {
             url.to_owned()
+        }
+    }
+
+    /// What CM holds of it, whatever it says in reports.
+    pub(crate) fn holds(&self) -> Shows {
+        let payments = self.payments.iter().map(|payment| {
+            let (amount, captured, approved) = match payment.phase {
+                Phase::Authorized { amount_minor, .. } => (amount_minor, amount_minor, true),
+                Phase::AtTheBank | Phase::InReview | Phase::Ended(_) => (payment.amount_minor, 0, false),
+            };
+            ShownPayment {
+                id: payment.id.to_string(),
+                method: payment.method.word().into(),
+                state: payment.phase.state().into(),
+                confidence: approved.then_some("ACQUIRER_APPROVED".into()),
+                amount,
+                currency: payment.currency.to_string(),
+                captured,
+                returned: payment.charged_back_at.map_or(0, |_| amount),
+            }
+        });
+        Shows {
+            reference: self.reference.to_string(),
+            amount: self.amount_minor,
+            currency: self.currency.to_string(),
+            level: self.considered_safe().map(|(level, _)| level.into()),
+            payments: payments.collect(),
         }
     }
 

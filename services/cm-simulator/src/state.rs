@@ -361,12 +361,24 @@ impl State {
             answer_lost,
             notifications_pending: 0,
         };
-        self.ledger
-            .push(now, Entry::effect(Op::Create, order.about(), "created"));
+        let about = order.about();
         self.by_reference.insert(order.reference.clone(), key.clone());
         self.keys.push(key.clone());
         self.changed.orders.insert(key.clone());
-        Ok(self.orders.entry(key).or_insert(order))
+        self.orders.insert(key.clone(), order);
+        self.effect(now, Entry::effect(Op::Create, about, "created"));
+        Ok(&self.orders[&key])
+    }
+
+    /// Puts an effect on record, with what the order is now.
+    fn effect(&mut self, now: Timestamp, mut entry: Entry) {
+        let order = entry
+            .about
+            .order_key
+            .as_ref()
+            .and_then(|key| self.orders.get(key));
+        entry.shows = order.map(|order| Box::new(order.holds()));
+        self.ledger.push(now, entry);
     }
 
     /// Whether the answer to this create is to be lost. A client that got none makes its order again under its
@@ -423,8 +435,7 @@ impl State {
         let (payment_id, trxid, visible_from) =
             (payment.id.clone(), payment.trxid.clone(), payment.visible_from);
         order.payments.push(payment);
-        self.ledger
-            .push(now, Entry::effect(op, about.clone(), Phase::AtTheBank.state()));
+        self.effect(now, Entry::effect(op, about.clone(), Phase::AtTheBank.state()));
         self.by_trxid.insert(trxid.clone(), (key, index));
         let told = if hidden.is_some() {
             let trxid = trxid.clone();
@@ -514,7 +525,7 @@ impl State {
             let about = order.about();
             let mut entry = Entry::effect(op, about, "");
             entry.detail = Some(format!("considered_safe {}", scenario.plan().level).into());
-            self.ledger.push(now, entry);
+            self.effect(now, entry);
         }
         told
     }
@@ -533,8 +544,7 @@ impl State {
             Timing::AfterReturn => now + AFTER_RETURN,
             Timing::AtOnce | Timing::BeforeAnswer | Timing::BeforeReturn => now,
         };
-        self.ledger
-            .push(now, Entry::effect(op, about.clone(), phase.state()));
+        self.effect(now, Entry::effect(op, about.clone(), phase.state()));
         self.notify(now, due, op, about)
     }
 
@@ -650,7 +660,7 @@ impl State {
                     if let Some((order, payment)) = self.at_bank(trxid) {
                         let about = order.about_payment(payment);
                         let entry = Entry::effect(Op::Provider, about.clone(), "visible");
-                        self.ledger.push(job.due, entry);
+                        self.effect(job.due, entry);
                         self.notify(job.due, job.due, Op::Start, about);
                     }
                 }
@@ -673,7 +683,7 @@ impl State {
         if let Some((order, payment)) = self.at_bank(trxid) {
             let about = order.about_payment(payment);
             let entry = Entry::effect(Op::Provider, about.clone(), "charged back: CHARGED");
-            self.ledger.push(now, entry);
+            self.effect(now, entry);
             self.notify(now, now, Op::Provider, about);
         }
     }
@@ -734,6 +744,8 @@ fn attempt(op: Op, about: About, status: Option<u16>, detail: String) -> Entry {
         body_sha256: None,
         status,
         detail: Some(detail.into()),
+        request: None,
+        shows: None,
     }
 }
 

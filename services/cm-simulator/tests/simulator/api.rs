@@ -186,6 +186,25 @@ async fn orders_of_a_day_are_listed_and_a_day_is_required() {
 }
 
 #[tokio::test]
+async fn the_ledger_tells_what_is_true_and_what_was_said() {
+    let sim = Sim::start().await;
+    let key = sim.create("A-1", "any/wrong_reference").await;
+    let bank = sim.started(&key).await;
+    sim.press(&bank, "success").await;
+    sim.detail(&key).await;
+    let effects = sim.rows(&key, "effect", "bank").await;
+    let truth = &effects.last().expect("it was considered safe")["shows"];
+    assert_eq!(truth["reference"], "A-1");
+    assert_eq!(truth["level"], "SAFE");
+    assert_eq!(truth["payments"][0]["amount"], 4995);
+    assert_eq!(truth["payments"][0]["state"], "AUTHORIZED");
+    let said = &sim.rows(&key, "answer", "status").await[0]["shows"];
+    assert_eq!(said["reference"], "another-shoppers-order");
+    assert_eq!(said["payments"][0]["captured"], 4995);
+    assert_eq!(said["payments"][0]["returned"], 0);
+}
+
+#[tokio::test]
 async fn the_ledger_has_a_request_an_effect_and_an_answer_in_order_and_without_gaps() {
     let sim = Sim::start().await;
     let key = sim.create("A-1", "ideal/success").await;
@@ -208,6 +227,7 @@ async fn the_ledger_has_a_request_an_effect_and_an_answer_in_order_and_without_g
     assert_eq!(rows[0]["body_sha256"].as_str().expect("a digest").len(), 64);
     assert_eq!(rows[1]["order_key"], json!(key));
     assert_eq!(rows[2]["status"], 201);
+    assert_eq!(rows[2]["request"], rows[0]["n"]);
 
     // More than one chunk of the answer.
     for _ in 0..600 {
