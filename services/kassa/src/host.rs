@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use kassa_chassis::config::{Config, Login};
 use kassa_infra::{
     nats::{kassa_accounts, render},
-    servers::{Nats, NatsOptions, Postgres, PostgresOptions},
+    servers::{Nats, NatsOptions, Postgres, PostgresOptions, cache_dir},
 };
 use secrecy::SecretString;
 use uuid::Uuid;
@@ -140,21 +140,6 @@ fn account() -> (String, Logins) {
         password
     });
     (render(&accounts), logins)
-}
-
-/// `KASSA_CACHE_DIR`; else `.cache` in a checkout of the project; else the user's cache.
-fn cache_dir() -> PathBuf {
-    if let Some(dir) = std::env::var_os("KASSA_CACHE_DIR").filter(|dir| !dir.is_empty()) {
-        return dir.into();
-    }
-    let here = std::env::current_dir().unwrap_or_else(|_| ".".into());
-    if here.join("infra/servers.txt").is_file() {
-        return here.join(".cache");
-    }
-    let home = std::env::var_os("HOME").map_or_else(std::env::temp_dir, PathBuf::from);
-    std::env::var_os("XDG_CACHE_HOME")
-        .map_or_else(|| home.join(".cache"), PathBuf::from)
-        .join("kassa")
 }
 
 /// A folder for one run, named after the process. Those of processes that are gone are removed at the next start.

@@ -1,30 +1,54 @@
 //! What is asked on the command line of a run with faults?
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::{Args, Subcommand};
 
-use crate::shipment::{self, ShipmentArgs};
+use crate::{
+    run::Asked,
+    shipment::{self, ShipmentArgs},
+    verdict::Verdict,
+};
 
 /// Runs seeded payments on private servers, with seeded faults, and verifies what is left.
+///
+/// Every role is a process of its own, twice. The same orders are then played without faults: both must end in the same
+/// state. Exit code 1 where an invariant of severity S1 or S2 is violated, or an order ends differently; the folder with the
+/// exports, the logs and the schedule is kept then.
 #[derive(Debug, Args)]
 #[command(
     args_conflicts_with_subcommands = true,
     after_help = "Examples:
   kassa chaos --minutes 2 --seed 1
   kassa chaos --minutes 20 --seed 7
-  kassa chaos --minutes 0.5 --seed 7 --no-faults"
+  kassa chaos --minutes 0.5 --seed 7 --only kill"
 )]
 pub struct ChaosArgs {
-    /// How long payments are made and faults injected.
-    #[arg(long, default_value_t = 2.0, value_name = "M")]
-    pub minutes: f64,
+    /// How long payments are made and faults injected; 0.5 is half a minute.
+    #[arg(long, default_value = "2", value_name = "M", value_parser = minutes)]
+    pub minutes: Duration,
     /// The same seed, the same payments and faults.
     #[arg(long, default_value_t = 1, value_name = "S")]
     pub seed: u64,
-    /// The payments alone.
+    /// How many orders come in a minute.
+    #[arg(long, default_value_t = 150, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=6_000))]
+    pub per_minute: u64,
+    /// A fault so many seconds after the other, in the mean.
+    #[arg(long, default_value_t = 15, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    pub every: u64,
+    /// Only faults whose name begins so.
+    #[arg(long, default_value = "", value_name = "KIND")]
+    pub only: String,
+    /// Does not play the same orders without faults.
     #[arg(long)]
-    pub no_faults: bool,
+    pub alone: bool,
+    /// Keeps the folder of a run in which nothing is wrong, too.
+    #[arg(long)]
+    pub keep: bool,
     #[command(subcommand)]
     part: Option<Part>,
 }
@@ -43,6 +67,20 @@ enum Part {
     ShipmentService(ShipmentArgs),
 }
 
+/// A tenth of a minute to a day.
+fn minutes(text: &str) -> Result<Duration, String> {
+    let wrong = || "0.1 to 1440".to_owned();
+    let minutes: f64 = text.parse().map_err(|_| wrong())?;
+    #[expect(clippy::float_arithmetic, reason = "a length of time, typed by a person")]
+    let length = Duration::try_from_secs_f64(minutes * 60.0).map_err(|_| wrong())?;
+    let fits = Duration::from_secs(6)..=Duration::from_secs(24 * 3_600);
+    if fits.contains(&length) {
+        Ok(length)
+    } else {
+        Err(wrong())
+    }
+}
+
 /// Runs it; `exe` is the binary whose `serve` starts a role.
 ///
 /// # Errors
@@ -52,6 +90,103 @@ pub async fn run(args: &ChaosArgs, exe: PathBuf) -> anyhow::Result<ExitCode> {
         shipment::run(args).await?;
         return Ok(ExitCode::SUCCESS);
     }
-    let _ = exe;
-    anyhow::bail!("not built yet")
+    let cache_dir = kassa_infra::servers::cache_dir();
+    let asked = Asked {
+        exe,
+        folder: folder(&cache_dir, args.seed)?,
+        cache_dir,
+        seed: args.seed,
+        lasts: args.minutes,
+        payments_per_minute: args.per_minute,
+        fault_every: Duration::from_secs(args.every),
+        only: args.only.clone(),
+    };
+    let verdict = both(&asked, !args.alone, &mut |text: &str| eprintln!("{text}")).await;
+    let good = verdict.as_ref().is_ok_and(Verdict::good);
+    if good && !args.keep {
+        std::fs::remove_dir_all(&asked.folder)?;
+    } else {
+        keep(&asked.folder)?;
+        eprintln!("kept       {}", asked.folder.display());
+    }
+    if !good {
+        eprintln!("again      {}", again(args));
+    }
+    println!("{}", verdict?.told().trim_end());
+    Ok(ExitCode::from(u8::from(!good)))
+}
+
+/// With faults, and then the same without.
+///
+/// # Errors
+/// When one of the two cannot be brought to its end.
+pub async fn both(asked: &Asked, compare: bool, say: &mut dyn FnMut(&str)) -> anyhow::Result<Verdict> {
+    say(&format!("seed {}: with faults", asked.seed));
+    let with = asked.faulty(say).await?;
+    let without = if compare {
+        say("the same orders without faults");
+        Some(asked.faultless(say).await?)
+    } else {
+        None
+    };
+    Verdict::of(&with, without.as_ref(), &asked.folder)
+}
+
+/// The one command that repeats it.
+fn again(args: &ChaosArgs) -> String {
+    let mut words = format!(
+        "kassa chaos --minutes {} --seed {} --per-minute {} --every {}",
+        decimal(args.minutes),
+        args.seed,
+        args.per_minute,
+        args.every
+    );
+    if !args.only.is_empty() {
+        words += &format!(" --only {}", args.only);
+    }
+    words
+}
+
+/// Minutes, with hundredths.
+fn decimal(length: Duration) -> String {
+    let hundredths = length.as_millis() / 600;
+    format!("{}.{:02}", hundredths / 100, hundredths % 100)
+}
+
+/// Found by the next run, which removes those that nobody wanted kept.
+const KEPT: &str = "KEPT";
+
+fn keep(folder: &Path) -> anyhow::Result<()> {
+    for part in ["with", "without"] {
+        for data in ["pg", "nats", "simulator"] {
+            // Large, and not what a person reads; the servers' logs go with it.
+            let data = folder.join(part).join(data);
+            for log in ["postgres.log", "nats.log"] {
+                let _ = std::fs::copy(data.join(log), folder.join(part).join(log));
+            }
+            let _ = std::fs::remove_dir_all(data);
+        }
+    }
+    Ok(std::fs::write(folder.join(KEPT), "")?)
+}
+
+/// A folder for this run. Those of runs that were killed are removed.
+fn folder(cache_dir: &Path, seed: u64) -> anyhow::Result<PathBuf> {
+    let runs = cache_dir.join("chaos");
+    std::fs::create_dir_all(&runs)?;
+    for entry in std::fs::read_dir(&runs)?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let gone = name
+            .rsplit('-')
+            .next()
+            .is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists());
+        if gone && !entry.path().join(KEPT).exists() {
+            // Another run may be removing it, too.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+    let folder = runs.join(format!("seed-{seed}-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder)?;
+    Ok(folder)
 }

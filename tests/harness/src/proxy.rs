@@ -74,7 +74,10 @@ impl Proxy {
     ///
     /// # Errors
     /// When no port can be bound.
-    pub async fn start(upstream: Upstream) -> io::Result<Self> {
+    ///
+    /// # Panics
+    /// Outside of a runtime.
+    pub fn start(upstream: Upstream) -> io::Result<Self> {
         let reserved = socket(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
         let address = reserved.local_addr()?;
         let listener = socket(address)?.listen(BACKLOG)?;

@@ -1,8 +1,8 @@
 //! Who uses the installation? Shoppers that arrive whether or not the ones before were served, each with a story of its own.
 
-mod client;
-mod shopper;
-mod story;
+pub(crate) mod client;
+pub(crate) mod shopper;
+pub(crate) mod story;
 
 use std::{
     path::Path,
@@ -22,7 +22,7 @@ use self::{client::Client, shopper::Played, story::Story};
 use crate::{installation::Access, random::Random};
 
 /// How much longer than the arrivals a shop and its shoppers go on trying: faults have ended by then.
-const PATIENCE: Duration = Duration::from_secs(150);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Longest time between two arrivals, in mean times: an exponential tail without an end is nobody's shop.
 const GAP_MAX: u64 = 4;
 

@@ -116,7 +116,7 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
 #[tokio::test]
 async fn in_good_weather_everything_passes_and_is_counted() {
     let echo = echo().await;
-    let proxy = Proxy::start(echo.upstream).await.expect("a proxy");
+    let proxy = Proxy::start(echo.upstream).expect("a proxy");
     let mut client = connect(&proxy).await;
     let large = vec![7; 300_000];
     let (mut from, mut to) = client.split();
@@ -150,7 +150,7 @@ async fn a_unix_socket_is_reached_by_a_port() {
         let (mut stream, _) = listener.accept().await.expect("somebody comes");
         stream.write_all(b"hello").await.expect("it is taken");
     });
-    let proxy = Proxy::start(Upstream::Unix(path)).await.expect("a proxy");
+    let proxy = Proxy::start(Upstream::Unix(path)).expect("a proxy");
     let said = rest(&mut connect(&proxy).await).await;
     assert_eq!(said, (b"hello".to_vec(), true));
     std::fs::remove_dir_all(&folder).expect("it is ours");
@@ -159,7 +159,7 @@ async fn a_unix_socket_is_reached_by_a_port() {
 #[tokio::test]
 async fn latency_holds_up_each_answer_and_keeps_the_order() {
     let echo = echo().await;
-    let proxy = Proxy::start(echo.upstream).await.expect("a proxy");
+    let proxy = Proxy::start(echo.upstream).expect("a proxy");
     let mut client = connect(&proxy).await;
     let way = Way {
         latency: Duration::from_millis(60),
@@ -187,7 +187,7 @@ async fn latency_holds_up_each_answer_and_keeps_the_order() {
 #[tokio::test]
 async fn a_narrow_line_lets_bytes_through_at_its_pace() {
     let echo = echo().await;
-    let proxy = Proxy::start(echo.upstream).await.expect("a proxy");
+    let proxy = Proxy::start(echo.upstream).expect("a proxy");
     let mut client = connect(&proxy).await;
     let way = Way {
         bytes_per_second: Some(200),
@@ -209,7 +209,7 @@ async fn a_narrow_line_lets_bytes_through_at_its_pace() {
 #[tokio::test]
 async fn a_connection_is_cut_after_exactly_so_many_bytes_and_the_next_one_is_not() {
     let echo = echo().await;
-    let proxy = Proxy::start(echo.upstream).await.expect("a proxy");
+    let proxy = Proxy::start(echo.upstream).expect("a proxy");
     proxy.cut(Cut::new(Side::Down, At::Bytes(4)).how(How::Close));
     let mut client = connect(&proxy).await;
     client.write_all(b"1234567").await.expect("it is taken");
@@ -224,7 +224,7 @@ async fn a_connection_is_cut_after_exactly_so_many_bytes_and_the_next_one_is_not
 #[tokio::test]
 async fn a_reset_is_an_error_to_the_client_and_not_an_end() {
     let echo = echo().await;
-    let proxy = Proxy::start(echo.upstream).await.expect("a proxy");
+    let proxy = Proxy::start(echo.upstream).expect("a proxy");
     let mut client = connect(&proxy).await;
     assert_eq!(say(&mut client, b"open").await.expect("it comes"), b"open");
     proxy.reset_all();
@@ -235,7 +235,7 @@ async fn a_reset_is_an_error_to_the_client_and_not_an_end() {
 #[tokio::test]
 async fn a_request_is_cut_in_the_middle_and_its_rest_never_arrives() {
     let echo = echo().await;
-    let proxy = Proxy::start(echo.upstream).await.expect("a proxy");
+    let proxy = Proxy::start(echo.upstream).expect("a proxy");
     proxy.cut(Cut::new(Side::Up, At::Bytes(3)));
     let mut client = connect(&proxy).await;
     client.write_all(b"1234567").await.expect("it is taken");
@@ -249,7 +249,7 @@ async fn a_request_is_cut_in_the_middle_and_its_rest_never_arrives() {
 #[tokio::test]
 async fn between_a_commit_and_its_answer_there_is_a_place_to_cut() {
     let echo = echo().await;
-    let proxy = Proxy::start(echo.upstream).await.expect("a proxy");
+    let proxy = Proxy::start(echo.upstream).expect("a proxy");
     proxy.cut(Cut::new(Side::Up, At::PieceWith(b"COMMIT".to_vec())).answered(b"COMMIT"));
     let mut client = connect(&proxy).await;
     assert_eq!(say(&mut client, b"BEGIN").await.expect("it comes"), b"BEGIN");
@@ -266,7 +266,7 @@ async fn between_a_commit_and_its_answer_there_is_a_place_to_cut() {
 #[tokio::test]
 async fn a_cut_that_is_meant_for_one_request_spares_the_others() {
     let (upstream, requests) = http().await;
-    let proxy = Proxy::start(upstream).await.expect("a proxy");
+    let proxy = Proxy::start(upstream).expect("a proxy");
     proxy.cut(Cut::new(Side::Down, At::Through(b"\r\n\r\n".to_vec())).only(b"POST /start"));
     let mut client = connect(&proxy).await;
     client
@@ -299,7 +299,7 @@ async fn a_cut_that_is_meant_for_one_request_spares_the_others() {
 #[tokio::test]
 async fn while_stalled_nothing_moves_and_afterwards_everything_does() {
     let echo = echo().await;
-    let proxy = Proxy::start(echo.upstream).await.expect("a proxy");
+    let proxy = Proxy::start(echo.upstream).expect("a proxy");
     let mut client = connect(&proxy).await;
     proxy.set(Weather::stalled());
     client.write_all(b"wait").await.expect("the kernel takes it");
@@ -320,7 +320,7 @@ async fn while_stalled_nothing_moves_and_afterwards_everything_does() {
 #[tokio::test]
 async fn a_connection_that_a_cut_has_stalled_is_reset_when_the_proxy_heals() {
     let echo = echo().await;
-    let proxy = Proxy::start(echo.upstream).await.expect("a proxy");
+    let proxy = Proxy::start(echo.upstream).expect("a proxy");
     proxy.cut(Cut::new(Side::Down, At::Bytes(1)).how(How::Stall));
     let mut client = connect(&proxy).await;
     client.write_all(b"abc").await.expect("it is taken");
@@ -341,7 +341,7 @@ async fn a_connection_that_a_cut_has_stalled_is_reset_when_the_proxy_heals() {
 #[tokio::test]
 async fn refused_is_refused_and_the_port_stays_ours() {
     let echo = echo().await;
-    let proxy = Proxy::start(echo.upstream).await.expect("a proxy");
+    let proxy = Proxy::start(echo.upstream).expect("a proxy");
     proxy.set(Weather::accepting(Accept::Refuse));
     let deadline = Instant::now() + SOON;
     let refused = loop {
@@ -372,7 +372,7 @@ async fn refused_is_refused_and_the_port_stays_ours() {
 #[tokio::test]
 async fn a_black_hole_takes_connections_and_says_nothing() {
     let echo = echo().await;
-    let proxy = Proxy::start(echo.upstream).await.expect("a proxy");
+    let proxy = Proxy::start(echo.upstream).expect("a proxy");
     proxy.set(Weather::accepting(Accept::BlackHole));
     let mut client = connect(&proxy).await;
     client.write_all(b"anybody?").await.expect("the kernel takes it");
@@ -384,7 +384,7 @@ async fn a_black_hole_takes_connections_and_says_nothing() {
 #[tokio::test]
 async fn a_request_arrives_twice_and_the_client_has_the_first_answer() {
     let (upstream, requests) = http().await;
-    let proxy = Proxy::start(upstream).await.expect("a proxy");
+    let proxy = Proxy::start(upstream).expect("a proxy");
     proxy.set(Weather {
         duplicate: Some("/hooks".to_owned()),
         ..Weather::default()
@@ -417,7 +417,7 @@ async fn a_request_arrives_twice_and_the_client_has_the_first_answer() {
 #[tokio::test]
 async fn a_close_is_told_late() {
     let (upstream, _) = http().await;
-    let proxy = Proxy::start(upstream).await.expect("a proxy");
+    let proxy = Proxy::start(upstream).expect("a proxy");
     proxy.set(Weather {
         close_delay: Duration::from_millis(80),
         ..Weather::default()
@@ -434,8 +434,8 @@ async fn a_close_is_told_late() {
 async fn a_trap_holds_the_nth_write_of_all_its_edges_and_drops_it_for_the_dead() {
     for (when, arrives) in [(When::Before, 2), (When::After, 3)] {
         let (one, two) = (echo().await, echo().await);
-        let first = Proxy::start(one.upstream).await.expect("a proxy");
-        let second = Proxy::start(two.upstream).await.expect("a proxy");
+        let first = Proxy::start(one.upstream).expect("a proxy");
+        let second = Proxy::start(two.upstream).expect("a proxy");
         let trap = Arc::new(Trap::new(3, when));
         for proxy in [&first, &second] {
             proxy.set_trap(Some(trap.clone()));
@@ -459,7 +459,7 @@ async fn a_trap_holds_the_nth_write_of_all_its_edges_and_drops_it_for_the_dead()
 #[tokio::test]
 async fn a_trap_that_is_released_forward_is_as_if_it_had_never_been() {
     let echo = echo().await;
-    let proxy = Proxy::start(echo.upstream).await.expect("a proxy");
+    let proxy = Proxy::start(echo.upstream).expect("a proxy");
     let trap = Arc::new(Trap::new(1, When::Before));
     proxy.set_trap(Some(trap.clone()));
     let mut client = connect(&proxy).await;

@@ -25,5 +25,6 @@ mod shipments;
 mod simulator;
 mod stage;
 mod store;
+mod sweep;
 mod telemetry;
 mod world;

@@ -3,7 +3,13 @@
 //! A [`Kind`] is a sort of trouble with the time that it lasts; a [`Fault`] is one case of it, drawn by the seed. It counts
 //! only when [`Fault::bit`] can show that it did something. [`kinds`] lists them all.
 
+pub mod clock;
+pub mod edges;
+mod nats;
+pub mod network;
+pub mod postgres;
 mod process;
+mod provider;
 
 use std::time::Duration;
 
@@ -83,11 +89,19 @@ impl Targets {
 /// What stands between processes and servers in an installation that faults are injected into.
 #[must_use]
 pub fn wire() -> Option<Wire> {
-    None
+    Some(network::Network::wire())
 }
 
 /// Every kind there is; those absent here too.
 #[must_use]
 pub fn kinds() -> Vec<Kind> {
-    process::kinds()
+    [
+        process::kinds(),
+        edges::kinds(),
+        postgres::kinds(),
+        nats::kinds(),
+        provider::kinds(),
+        clock::kinds(),
+    ]
+    .concat()
 }

@@ -211,16 +211,7 @@ impl Client {
                 .get(url)
                 .bearer_auth(&self.api_key)
                 .timeout(QUESTION_MAX);
-            let list: Value = asked.send().await.ok()?.json().await.ok()?;
-            // The list is of orders in short; what to do next stands in the order itself.
-            let order_id = list["orders"].get(0)?["order_id"].as_str()?.to_owned();
-            let url = format!("{}/v1/orders/{order_id}", self.access.api_url);
-            let asked = self
-                .http
-                .get(url)
-                .bearer_auth(&self.api_key)
-                .timeout(QUESTION_MAX);
-            asked.send().await.ok()?.json().await.ok()?
+            asked.send().await.ok()?.json::<Value>().await.ok()?
         } else {
             let body = serde_json::to_vec(&json!({ "order_reference": reference })).ok()?;
             let subject = format!("kassa.qry.{SHOP}.get_order");
