@@ -81,6 +81,32 @@ fn the_domain_links_nothing_that_does_io() {
 }
 
 #[test]
+fn the_domain_and_the_contract_mean_the_same_by_a_shop() {
+    for text in [
+        "a",
+        "demo-shop",
+        "0",
+        "-",
+        &"x".repeat(32),
+        "",
+        &"x".repeat(33),
+        "Shop",
+        "a_b",
+        "a.b",
+        "*",
+        ">",
+        "a b",
+        "é",
+    ] {
+        assert_eq!(
+            kassa_domain::ids::Shop::parse(text).is_ok(),
+            kassa_events_schema::subject::check_shop(text).is_ok(),
+            "{text:?}"
+        );
+    }
+}
+
+#[test]
 fn every_folder_tells_what_question_it_answers() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut folders: Vec<_> = [
