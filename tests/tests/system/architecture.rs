@@ -59,6 +59,18 @@ fn dependencies_point_at_the_domain_and_the_contract_and_never_back() {
 }
 
 #[test]
+fn a_second_database_client_is_linked_by_the_benches_alone() {
+    for (name, direct) in dependencies() {
+        let strangers = direct.iter().any(|d| d == "sqlx" || d == "postgres-es");
+        assert_eq!(
+            strangers,
+            name == "kassa-bench",
+            "{name} links sqlx or postgres-es"
+        );
+    }
+}
+
+#[test]
 fn the_domain_links_nothing_that_does_io() {
     let all = dependencies();
     let allowed = [
