@@ -17,4 +17,5 @@ mod postgres;
 
 pub use error::ServerError;
 pub use nats_server::{Nats, NatsOptions};
+pub use owned::{Ending, Launch, Owned};
 pub use postgres::{Postgres, PostgresOptions};

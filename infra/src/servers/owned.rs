@@ -37,7 +37,7 @@ while kill -0 "$2" 2> /dev/null && [ "$left" -gt 0 ]; do sleep 0.1; left=$((left
 
 /// The signal that asks a program to end at once but properly.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Ending {
+pub enum Ending {
     /// PostgreSQL: disconnect everybody, write the last checkpoint.
     Interrupt,
     /// Everything else.
@@ -62,21 +62,22 @@ impl Ending {
 
 /// A program to run under this process.
 #[derive(Debug)]
-pub(crate) struct Launch {
-    /// What is put before the program to change who runs it; empty for ourselves.
-    pub(crate) as_user: Vec<OsString>,
-    pub(crate) program: PathBuf,
-    pub(crate) args: Vec<OsString>,
-    pub(crate) ending: Ending,
+pub struct Launch {
+    /// What is put before the program to change who runs it, or (`env`, `NAME=value`) what it is told; empty for ourselves.
+    pub as_user: Vec<OsString>,
+    /// What is run.
+    pub program: PathBuf,
+    /// With what.
+    pub args: Vec<OsString>,
+    /// How it is ended.
+    pub ending: Ending,
     /// A lock that is to be held for as long as the program or a child of it runs.
-    pub(crate) holds: Option<File>,
+    pub holds: Option<File>,
 }
 
 impl Launch {
-    pub(crate) fn new<A: Into<OsString>>(
-        program: impl AsRef<Path>,
-        args: impl IntoIterator<Item = A>,
-    ) -> Self {
+    /// Run as ourselves, ended by SIGTERM.
+    pub fn new<A: Into<OsString>>(program: impl AsRef<Path>, args: impl IntoIterator<Item = A>) -> Self {
         Self {
             as_user: Vec::new(),
             program: program.as_ref().to_path_buf(),
@@ -87,7 +88,10 @@ impl Launch {
     }
 
     /// Starts the program with both outputs going to `output`.
-    pub(crate) fn start(self, output: File) -> io::Result<Owned> {
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(self, output: File) -> io::Result<Owned> {
         let mut words = self.as_user;
         if kernel_signals_orphans() {
             words.extend(["setpriv", "--pdeathsig", self.ending.name(), "--"].map(OsString::from));
@@ -170,19 +174,24 @@ pub(crate) struct Ran {
 
 /// A running child that ends when this process does. It is reaped by [`Owned::stop`] and [`Owned::kill`].
 #[derive(Debug)]
-pub(crate) struct Owned {
+pub struct Owned {
     child: Child,
     ending: Ending,
     guard: Option<Child>,
 }
 
 impl Owned {
-    pub(crate) fn pid(&self) -> u32 {
+    /// Its process id; free for others once the end was seen.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// The exit status, once there is one.
-    pub(crate) fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
         let status = self.child.try_wait()?;
         if status.is_some() {
             // The process id is free for others now: nobody may send it a signal any more.
@@ -191,8 +200,11 @@ impl Owned {
         Ok(status)
     }
 
-    /// The exit status, none if there is none within `limit`.
-    pub(crate) fn wait_for(&mut self, limit: Duration) -> io::Result<Option<ExitStatus>> {
+    /// The exit status, none if there is none within `limit`. Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub fn wait_for(&mut self, limit: Duration) -> io::Result<Option<ExitStatus>> {
         let deadline = Instant::now() + limit;
         loop {
             if let Some(status) = self.try_wait()? {
@@ -205,8 +217,11 @@ impl Owned {
         }
     }
 
-    /// Asks the program to end, and after `patience` makes it.
-    pub(crate) fn stop(&mut self, patience: Duration) -> io::Result<ExitStatus> {
+    /// Asks the program to end, and after `patience` makes it. Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be signalled or waited for.
+    pub fn stop(&mut self, patience: Duration) -> io::Result<ExitStatus> {
         if let Some(status) = self.try_wait()? {
             return Ok(status);
         }
@@ -223,7 +238,10 @@ impl Owned {
     }
 
     /// Ends the program without asking.
-    pub(crate) fn kill(&mut self) -> io::Result<ExitStatus> {
+    ///
+    /// # Errors
+    /// When it cannot be signalled or waited for.
+    pub fn kill(&mut self) -> io::Result<ExitStatus> {
         self.child.kill()?;
         let status = self.child.wait()?;
         self.dismiss_guard();

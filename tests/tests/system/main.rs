@@ -4,6 +4,7 @@
 
 mod architecture;
 mod bad_input;
+mod chaos;
 mod command_line;
 mod crashes;
 mod decisions;
