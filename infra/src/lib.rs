@@ -1,4 +1,5 @@
 #![doc = include_str!("../README.md")]
 
 pub mod nats;
+pub mod run;
 pub mod servers;

@@ -2,6 +2,10 @@
 
 use tokio_postgres::Client;
 
+mod parts;
+
+pub use parts::add_parts;
+
 mod embedded {
     refinery::embed_migrations!("sql");
 }

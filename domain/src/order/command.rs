@@ -25,6 +25,8 @@ pub enum OrderCommand {
         closing: Closing,
     },
     RegisterProviderOrder(ProviderOrder),
+    /// The provider named one key for this order and for another: nothing that it says under that key can be told apart.
+    StopForSharedKey,
     ObserveReport(ReportSeen),
     /// The shop gives the order up.
     Cancel {

@@ -37,6 +37,7 @@ impl Order {
                 OrderCommand::OpenAttempt { .. }
                 | OrderCommand::CloseAttempt { .. }
                 | OrderCommand::RegisterProviderOrder(_)
+                | OrderCommand::StopForSharedKey
                 | OrderCommand::ObserveReport(_)
                 | OrderCommand::Cancel { .. }
                 | OrderCommand::Expire { .. },
@@ -54,6 +55,15 @@ impl Order {
                     Some(_) => vec![],
                 })
             }
+            (Self::Opened(opened), OrderCommand::StopForSharedKey) => Ok(match opened.stopped {
+                // The answer was about another order than was asked for.
+                None => vec![OrderEvent::AmountMismatchFound {
+                    what: Mismatch::ReportedReference,
+                    expected: None,
+                    found: None,
+                }],
+                Some(_) => vec![],
+            }),
             (Self::Opened(opened), OrderCommand::ObserveReport(seen)) => Ok(opened.observe(&seen)),
             (Self::Opened(opened), OrderCommand::Cancel { at, reason }) => opened.cancel(at, reason),
             (Self::Opened(opened), OrderCommand::Expire { at }) => opened.expire(at),

@@ -21,7 +21,7 @@ pub use rejection::OrderRejection;
 
 use crate::{
     ids::PaymentId,
-    payment::Payment,
+    payment::{AskedOrder, Payment},
     report::{ProviderReport, ReportedPayment},
 };
 
@@ -55,6 +55,20 @@ pub fn share_of(
         .iter()
         .filter(|seen| owner(opened, known(), seen) == Some(payment))
         .cloned()
+        .collect()
+}
+
+/// Orders that the provider may hold for this one and that nobody can pay through us, since their key never came or another
+/// was registered first: ghosts, for people to compare with the provider's own list.
+pub fn ghosts<'a>(opened: &Opened, payments: impl IntoIterator<Item = &'a Payment>) -> Vec<&'a AskedOrder> {
+    let registered = opened
+        .provider
+        .as_ref()
+        .map(|provider| provider.reference.as_str());
+    payments
+        .into_iter()
+        .flat_map(Payment::asked_orders)
+        .filter(|asked| registered != Some(asked.reference.as_str()))
         .collect()
 }
 

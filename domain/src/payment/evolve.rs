@@ -1,8 +1,8 @@
 //! (state, event) → state. Refuses nothing: what happened, happened.
 
 use super::{
-    event::{Ending, Operation, PaymentEvent, Resolution},
-    phase::{Attempt, Call, Payment, Pending, Step},
+    event::{Ending, LossClass, Operation, PaymentEvent, Resolution},
+    phase::{AskedOrder, Attempt, Call, Payment, Pending, Step},
 };
 
 impl Payment {
@@ -14,7 +14,9 @@ impl Payment {
                 step: Step::Deciding,
                 creates: 0,
                 starts: 0,
+                turned_away: 0,
                 provider_payments: vec![],
+                asked: vec![],
             }),
             PaymentEvent::ProviderCallAttempted {
                 operation,
@@ -33,7 +35,8 @@ impl Payment {
                     deadline,
                 });
             }),
-            PaymentEvent::ProviderOutcomeUnknown { operation, .. } => self.pending(|pending| {
+            PaymentEvent::ProviderOutcomeUnknown { operation, class, .. } => self.pending(|pending| {
+                pending.asked_for(operation, Some(class));
                 pending.step = match (operation, std::mem::replace(&mut pending.step, Step::Deciding)) {
                     (Operation::Start, Step::Calling(call)) => Step::StartUnknown(call),
                     (Operation::Start, other) => other,
@@ -57,11 +60,12 @@ impl Payment {
             PaymentEvent::PaymentAuthorized {
                 provider_payment_id, ..
             } => match self.facts() {
-                Some((attempt, mut provider_payments)) => {
+                Some((attempt, mut provider_payments, asked)) => {
                     learn(&mut provider_payments, Some(provider_payment_id));
                     Self::Authorized {
                         attempt,
                         provider_payments,
+                        asked,
                     }
                 }
                 None => Self::Unstarted,
@@ -75,6 +79,11 @@ impl Payment {
     fn resolved(self, operation: Operation, resolution: Resolution, id: Option<String>) -> Self {
         match self {
             Self::Pending(mut pending) => {
+                match resolution {
+                    Resolution::Happened => pending.asked_for(operation, None),
+                    Resolution::NotServed => pending.turned_away += 1,
+                    Resolution::DidNotHappen | Resolution::NotSent => {}
+                }
                 pending.step = match (operation, resolution) {
                     (Operation::Start, Resolution::Happened) => Step::Redirected { url: None },
                     (
@@ -89,23 +98,27 @@ impl Payment {
             Self::Authorized {
                 attempt,
                 mut provider_payments,
+                asked,
             } => {
                 learn(&mut provider_payments, id);
                 Self::Authorized {
                     attempt,
                     provider_payments,
+                    asked,
                 }
             }
             Self::Closed {
                 attempt,
                 ending,
                 mut provider_payments,
+                asked,
             } => {
                 learn(&mut provider_payments, id);
                 Self::Closed {
                     attempt,
                     ending,
                     provider_payments,
+                    asked,
                 }
             }
             Self::Unstarted => Self::Unstarted,
@@ -123,34 +136,51 @@ impl Payment {
         }
     }
 
-    fn facts(self) -> Option<(Attempt, Vec<String>)> {
+    fn facts(self) -> Option<(Attempt, Vec<String>, Vec<AskedOrder>)> {
         match self {
             Self::Unstarted => None,
             Self::Pending(Pending {
                 attempt,
                 provider_payments,
+                asked,
                 ..
             })
             | Self::Authorized {
                 attempt,
                 provider_payments,
+                asked,
             }
             | Self::Closed {
                 attempt,
                 provider_payments,
+                asked,
                 ..
-            } => Some((attempt, provider_payments)),
+            } => Some((attempt, provider_payments, asked)),
         }
     }
 
     fn close(self, ending: Ending) -> Self {
         match self.facts() {
-            Some((attempt, provider_payments)) => Self::Closed {
+            Some((attempt, provider_payments, asked)) => Self::Closed {
                 attempt,
                 ending,
                 provider_payments,
+                asked,
             },
             None => Self::Unstarted,
+        }
+    }
+}
+
+impl Pending {
+    /// The call that is open asked for an order which may exist.
+    fn asked_for(&mut self, operation: Operation, lost: Option<LossClass>) {
+        if let Step::Calling(call) = &self.step
+            && call.operation == Operation::CreateOrder
+            && operation == Operation::CreateOrder
+        {
+            let reference = call.reference.clone();
+            self.asked.push(AskedOrder { reference, lost });
         }
     }
 }

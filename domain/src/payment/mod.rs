@@ -15,7 +15,7 @@ mod tests;
 
 pub use command::{Observation, PaymentCommand};
 pub use event::{Ending, LossClass, Operation, PaymentEvent, Resolution};
-pub use phase::{Attempt, Call, Payment, Pending, Step};
+pub use phase::{AskedOrder, Attempt, Call, Payment, Pending, Step};
 pub use rejection::PaymentRejection;
 
 /// How a shopper pays, in our words.

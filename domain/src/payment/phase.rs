@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Method,
-    event::{Ending, Operation},
+    event::{Ending, LossClass, Operation},
 };
 use crate::{
     ids::{OrderId, PaymentId, Shop},
@@ -35,11 +35,15 @@ pub enum Payment {
         attempt: Attempt,
         /// Every payment at the provider that is known to belong to this attempt.
         provider_payments: Vec<String>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        asked: Vec<AskedOrder>,
     },
     Closed {
         attempt: Attempt,
         ending: Ending,
         provider_payments: Vec<String>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        asked: Vec<AskedOrder>,
     },
 }
 
@@ -51,7 +55,22 @@ pub struct Pending {
     /// How often a provider order was asked for; the next reference depends on it.
     pub creates: u32,
     pub starts: u32,
+    /// How many of both the provider turned away before it looked at them.
+    #[serde(default)]
+    pub turned_away: u32,
     pub provider_payments: Vec<String>,
+    /// Orders that the provider may hold for this attempt.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub asked: Vec<AskedOrder>,
+}
+
+/// An order that was asked for at the provider and not refused: it may exist there, also where its key never came.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskedOrder {
+    pub reference: String,
+    /// Why it is not known; `None` where it was answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<LossClass>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,6 +117,16 @@ impl Payment {
             | Self::Closed {
                 provider_payments, ..
             } => provider_payments,
+        }
+    }
+
+    /// Orders that the provider may hold for this attempt, in the order in which they were asked for.
+    pub fn asked_orders(&self) -> &[AskedOrder] {
+        match self {
+            Self::Unstarted => &[],
+            Self::Pending(Pending { asked, .. })
+            | Self::Authorized { asked, .. }
+            | Self::Closed { asked, .. } => asked,
         }
     }
 

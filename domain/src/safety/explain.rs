@@ -6,7 +6,7 @@ use super::NotSafe;
 use crate::{
     money::Money,
     order::{Ended, Opened, Safety},
-    payment::Payment,
+    payment::{AskedOrder, LossClass, Payment},
 };
 
 /// The verdict in words.
@@ -57,6 +57,32 @@ pub fn explain(opened: &Opened, attempt: Option<&Payment>, release: Option<&supe
     Explained {
         sentence: sentences.join(" "),
         missing,
+    }
+}
+
+/// What the provider may hold for the order beside what we know, for people to look for there.
+pub fn told_of_ghosts(ghosts: &[&AskedOrder]) -> Option<String> {
+    let each: Vec<String> = ghosts
+        .iter()
+        .map(|ghost| format!("{} ({})", ghost.reference, why_lost(ghost.lost)))
+        .collect();
+    (!each.is_empty()).then(|| {
+        format!(
+            "CM may hold orders for it that nobody can pay through us: {}.",
+            each.join(", ")
+        )
+    })
+}
+
+fn why_lost(lost: Option<LossClass>) -> &'static str {
+    match lost {
+        Some(LossClass::Timeout) => "no answer in time",
+        Some(LossClass::ConnectionLost) => "the connection broke",
+        Some(LossClass::ServerError) => "a server error was answered",
+        Some(LossClass::Unreadable) => "the answer could not be taken",
+        Some(LossClass::WorkerLost) => "whoever asked for it is gone",
+        Some(LossClass::ReferenceTaken) => "CM has the reference already",
+        None => "another was taken first",
     }
 }
 
@@ -178,6 +204,23 @@ fn plain(word: &str) -> String {
 mod tests {
     use super::*;
     use crate::money::Currency;
+
+    #[test]
+    fn a_ghost_is_told_with_its_reason_and_none_is_not() {
+        let asked = |reference: &str, lost| AskedOrder {
+            reference: reference.to_owned(),
+            lost,
+        };
+        let (lost, beaten) = (asked("A-1", Some(LossClass::Timeout)), asked("A-1~1.2", None));
+        assert_eq!(
+            told_of_ghosts(&[&lost, &beaten]).as_deref(),
+            Some(
+                "CM may hold orders for it that nobody can pay through us: A-1 (no answer in time), \
+                 A-1~1.2 (another was taken first)."
+            )
+        );
+        assert_eq!(told_of_ghosts(&[]), None);
+    }
 
     #[test]
     fn every_reason_has_a_sentence_with_its_numbers_and_no_reason_is_told_twice() {

@@ -1,9 +1,12 @@
 #![doc = include_str!("../README.md")]
 
 mod append;
+pub mod chart;
+pub mod machine;
 mod payments;
 mod rebuild;
 mod replay;
+pub mod report;
 
 use std::{path::PathBuf, process::ExitCode};
 

@@ -9,17 +9,17 @@
 //! them, live in one; everybody else lives in the other, which has no JetStream and imports what it needs. There,
 //! `kassa.evt.…` is a subject like any other, and no stream hears it.
 
+/// What waits for a person.
+pub use kassa_events_schema::dead_letter::STREAM as DEAD_LETTERS;
+use kassa_events_schema::subject;
+/// Commands that wait for the engine, and those that were refused, for shops that were away.
+pub use kassa_events_schema::subject::{INBOX_STREAM, REJECTED_STREAM};
+
 use super::{Account, Direction, Kind, Permissions, Share, User};
 
 /// The streams that hold events, one for each part of the log. The server's wildcards cover whole tokens only, so each
 /// is named: a further part is a further name here.
-pub const EVENT_STREAMS: [&str; 1] = ["KASSA_EVENTS"];
-/// Commands that wait for the engine.
-pub const INBOX_STREAM: &str = "KASSA_INBOX";
-/// What waits for a person.
-pub const DEAD_LETTERS: &str = "KASSA_DLQ";
-/// Commands that were refused, for shops that were away.
-pub const REJECTED_STREAM: &str = "KASSA_REJECTED";
+pub const EVENT_STREAMS: [&str; 1] = [subject::STREAM];
 /// A copy of the events, so that analysts are no load on the stream that payments hang on, and cannot touch it.
 pub const ANALYTICS_STREAM: &str = "KASSA_ANALYTICS";
 
@@ -34,9 +34,6 @@ pub const INBOX_DURABLE: &str = "engine-inbox";
 pub const PROJECTOR_DURABLE: &str = "projector";
 /// The analyst's durable on their copy.
 pub const ANALYST_DURABLE: &str = "analyst";
-
-/// As in the subjects' grammar: a lower-case token without wildcards, at most 32 characters.
-const SHOP_CHARS_MAX: usize = 32;
 
 /// Discovery, ping and statistics of micro services.
 const SERVICES: &str = "$SRV.>";
@@ -426,10 +423,9 @@ fn strings(subjects: &[&str]) -> Vec<String> {
 }
 
 fn assert_shop(shop: &str) {
-    let token = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     assert!(
-        (1..=SHOP_CHARS_MAX).contains(&shop.len()) && shop.bytes().all(token),
-        "the shop {shop:?} is not 1 to {SHOP_CHARS_MAX} of a-z, 0-9 and -"
+        subject::check_shop(shop).is_ok(),
+        "the shop {shop:?} is not 1 to 32 of a-z, 0-9 and -"
     );
 }
 

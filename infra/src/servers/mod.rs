@@ -15,25 +15,7 @@ mod nats_server;
 mod owned;
 mod postgres;
 
-use std::path::PathBuf;
-
 pub use error::ServerError;
 pub use nats_server::{Nats, NatsOptions};
 pub use owned::{Ending, Launch, Owned};
 pub use postgres::{Postgres, PostgresOptions};
-
-/// Where downloaded servers are kept: `KASSA_CACHE_DIR`; else `.cache` in a checkout of the project; else the user's cache.
-#[must_use]
-pub fn cache_dir() -> PathBuf {
-    if let Some(dir) = std::env::var_os("KASSA_CACHE_DIR").filter(|dir| !dir.is_empty()) {
-        return dir.into();
-    }
-    let here = std::env::current_dir().unwrap_or_else(|_| ".".into());
-    if here.join("infra/servers.txt").is_file() {
-        return here.join(".cache");
-    }
-    let home = std::env::var_os("HOME").map_or_else(std::env::temp_dir, PathBuf::from);
-    std::env::var_os("XDG_CACHE_HOME")
-        .map_or_else(|| home.join(".cache"), PathBuf::from)
-        .join("kassa")
-}

@@ -11,6 +11,7 @@ use std::{
 };
 
 use jiff::SignedDuration;
+use kassa_events_schema::subject::check_shop;
 use schemars::JsonSchema;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize, Serializer, de::DeserializeOwned};
@@ -439,11 +440,7 @@ impl Config {
 
 impl Shop {
     fn check(&self, name: &str, wrong: &mut Vec<String>) {
-        let fits = (1..=32).contains(&name.len())
-            && name
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-        if !fits {
+        if check_shop(name).is_err() {
             wrong.push(format!("shops.{name}: a shop is 1 to 32 of a-z, 0-9 and -"));
         }
         match url::Url::parse(&self.cm.rest_url) {

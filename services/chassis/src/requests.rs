@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use async_nats::HeaderMap;
+use kassa_events_schema::subject::check_shop;
 
 use crate::{
     metrics,
@@ -98,10 +99,7 @@ fn tell(kind: Kind, asked: &Asked, reply: &Reply, took: Duration) {
 
 /// Whatever else stands in the place of a shop is anybody's text.
 fn is_token(shop: &str) -> bool {
-    (1..=32).contains(&shop.len())
-        && shop
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    check_shop(shop).is_ok()
 }
 
 #[cfg(test)]

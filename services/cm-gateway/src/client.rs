@@ -8,16 +8,29 @@ use kassa_chassis::{
     trace::{self, Kind, Span},
 };
 use kassa_domain::{order::ProviderOrder, payment::LossClass, report::ProviderReport};
-use reqwest::{StatusCode, header::CONTENT_TYPE};
+use reqwest::{
+    StatusCode,
+    header::{CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderName, RETRY_AFTER},
+};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::de::DeserializeOwned;
 
-use crate::wire::{self, CreateBody, StartBody, Started};
+use crate::{
+    circuit::{Call, Circuit, Served},
+    wire::{self, CreateBody, StartBody, Started},
+};
 
 /// As labels and attributes name this provider.
 pub(crate) const PSP: &str = "cm";
 /// A report of one order is a few KB; more is a mistake or an attack.
 const ANSWER_MAX: usize = 1024 * 1024;
+/// The longest that CM may have us wait in one go. It says two minutes at most, where it says anything; a front that says
+/// days is mistaken.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
+/// For an account that is not served: a rotated password takes a person.
+const ACCOUNT_PAUSE: Duration = Duration::from_secs(30);
+/// Where too many calls were made and it is not said when to come again.
+const PACE_PAUSE: Duration = Duration::from_secs(5);
 
 /// What one call came to.
 #[derive(Debug)]
@@ -33,7 +46,11 @@ pub(crate) enum Answer<T> {
     /// No byte of the request left this machine.
     NotSent(String),
     /// Neither a yes nor a no: the effect may have happened.
-    Unknown(LossClass),
+    Unknown {
+        class: LossClass,
+        /// When CM wants to be asked again, if it said so.
+        wait: Option<Duration>,
+    },
 }
 
 impl<T> Answer<T> {
@@ -44,7 +61,30 @@ impl<T> Answer<T> {
             Self::No(_) => "refused",
             Self::NotServed { .. } => "not_served",
             Self::NotSent(_) => "not_sent",
-            Self::Unknown(_) => "unknown",
+            Self::Unknown { .. } => "unknown",
+        }
+    }
+
+    fn unknown(class: LossClass) -> Self {
+        Self::Unknown { class, wait: None }
+    }
+
+    /// What it says of CM as a whole.
+    fn served(&self) -> Served {
+        match self {
+            // Whatever it was, somebody answered.
+            Self::Yes(_)
+            | Self::No(_)
+            | Self::Unknown {
+                class: LossClass::Unreadable | LossClass::WorkerLost | LossClass::ReferenceTaken,
+                ..
+            } => Served::Yes,
+            Self::NotServed { wait, .. } | Self::Unknown { wait: Some(wait), .. } => Served::Later(*wait),
+            Self::NotSent(_)
+            | Self::Unknown {
+                class: LossClass::Timeout | LossClass::ConnectionLost | LossClass::ServerError,
+                wait: None,
+            } => Served::No,
         }
     }
 
@@ -69,6 +109,7 @@ pub(crate) struct Client {
     password: SecretString,
     mode: Mode,
     pub(crate) timeout: Duration,
+    circuit: Circuit,
 }
 
 impl Client {
@@ -97,7 +138,20 @@ impl Client {
             password: cm.secret()?,
             mode: cm.mode,
             timeout: cm.timeout(),
+            circuit: Circuit::default(),
         })
+    }
+
+    /// Whether CM is to be called now; otherwise how long to wait. Asked before anything is recorded of a call.
+    pub(crate) fn enter(&self, call: Call) -> Result<(), Duration> {
+        // Longer than any call: recording the intent comes before it.
+        self.circuit
+            .enter(call, Instant::now(), self.timeout + Duration::from_secs(2))
+    }
+
+    /// Where this account is, for names that are unique there.
+    pub(crate) fn base(&self) -> &url::Url {
+        &self.base
     }
 
     /// Registers an order; nothing is paid by it. `scenario` is for the simulator only.
@@ -172,6 +226,16 @@ impl Client {
             })
             .await;
         metrics::psp_request(PSP, operation, answer.word(), began.elapsed());
+        if let Some(pause) = self.circuit.ended(answer.served(), Instant::now()) {
+            let host = self.base.host_str().unwrap_or_default();
+            tracing::error!(
+                host,
+                account = self.account,
+                ?answer,
+                pause_s = pause.as_secs(),
+                "CM is not called for a while; orders wait for it"
+            );
+        }
         answer
     }
 
@@ -181,67 +245,101 @@ impl Client {
         let mut response = match request.send().await {
             Ok(response) => response,
             Err(error) if error.is_connect() => return Answer::NotSent(cut(&cause(&error))),
-            Err(error) if error.is_timeout() => return Answer::Unknown(LossClass::Timeout),
+            Err(error) if error.is_timeout() => return Answer::unknown(LossClass::Timeout),
             Err(error) if error.is_builder() => return Answer::NotSent(cut(&cause(&error))),
-            Err(_) => return Answer::Unknown(LossClass::ConnectionLost),
+            Err(_) => return Answer::unknown(LossClass::ConnectionLost),
         };
         let status = response.status();
-        let json = response
-            .headers()
-            .get(CONTENT_TYPE)
-            .and_then(|value| value.to_str().ok())
-            .is_some_and(|value| {
-                value
-                    .split(';')
-                    .next()
-                    .is_some_and(|kind| kind.trim() == "application/json")
-            });
-        let retry_after = response
-            .headers()
-            .get(reqwest::header::RETRY_AFTER)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| value.parse().ok())
-            .map(Duration::from_secs);
+        let json = is_plain_json(response.headers());
+        let retry_after = retry_after(response.headers());
+        // A server's error says nothing but that: its body, which may never end, is nobody's to wait for.
+        if status.is_server_error() {
+            return Answer::Unknown {
+                class: LossClass::ServerError,
+                wait: retry_after,
+            };
+        }
         let mut body = Vec::new();
         loop {
             match response.chunk().await {
                 Ok(Some(chunk)) if body.len() + chunk.len() <= ANSWER_MAX => body.extend_from_slice(&chunk),
-                Ok(Some(_)) => return Answer::Unknown(LossClass::Unreadable),
+                Ok(Some(_)) => return Answer::unknown(LossClass::Unreadable),
                 Ok(None) => break,
-                Err(error) if error.is_timeout() => return Answer::Unknown(LossClass::Timeout),
-                Err(_) => return Answer::Unknown(LossClass::ConnectionLost),
+                Err(error) if error.is_timeout() => return Answer::unknown(LossClass::Timeout),
+                Err(_) => return Answer::unknown(LossClass::ConnectionLost),
             }
         }
         match status {
-            _ if status.is_success() && json => Answer::Yes(body),
+            // No others are documented: 202 has not happened yet, 203 was changed on its way, 206 is a part.
+            StatusCode::OK | StatusCode::CREATED if json => Answer::Yes(body),
             // Something in between may answer so after the effect: only CM's own document proves that there was none.
             StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS
                 if effect && wire::refusal(&body).is_none() =>
             {
-                Answer::Unknown(LossClass::Unreadable)
+                Answer::Unknown {
+                    class: LossClass::Unreadable,
+                    wait: retry_after,
+                }
             }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Answer::NotServed {
                 why: format!(
                     "CM answered {status}: check the account, its password and the addresses it allows"
                 ),
-                // Rotated passwords take a person.
-                wait: Duration::from_secs(30),
+                wait: ACCOUNT_PAUSE,
             },
             StatusCode::TOO_MANY_REQUESTS => Answer::NotServed {
                 why: "CM asks for patience".to_owned(),
-                wait: retry_after
-                    .unwrap_or(Duration::from_secs(5))
-                    .min(Duration::from_secs(600)),
+                wait: retry_after.unwrap_or(PACE_PAUSE),
             },
             _ if status.is_client_error() => match wire::refusal(&body) {
                 Some(message) => Answer::No(cut(&message)),
                 // A 4xx that is not CM's own error document may be a proxy's.
-                None => Answer::Unknown(LossClass::Unreadable),
+                None => Answer::unknown(LossClass::Unreadable),
             },
-            _ if status.is_server_error() => Answer::Unknown(LossClass::ServerError),
-            _ => Answer::Unknown(LossClass::Unreadable),
+            _ => Answer::unknown(LossClass::Unreadable),
         }
     }
+}
+
+/// JSON, in the one encoding that JSON has, and not packed: nobody asked for that.
+fn is_plain_json(headers: &HeaderMap) -> bool {
+    let mut parts = text(headers, &CONTENT_TYPE).split(';').map(str::trim);
+    let json = parts
+        .next()
+        .is_some_and(|kind| kind.eq_ignore_ascii_case("application/json"));
+    let utf8 = parts
+        .filter_map(|part| part.split_once('='))
+        .filter(|(name, _)| name.trim().eq_ignore_ascii_case("charset"))
+        .all(|(_, charset)| charset.trim().trim_matches('"').eq_ignore_ascii_case("utf-8"));
+    let packed = headers
+        .get_all(CONTENT_ENCODING)
+        .iter()
+        .any(|encoding| encoding != "identity");
+    json && utf8 && !packed
+}
+
+/// How long CM wants to be left alone: seconds, or a moment, which is compared with the answer's own. Within a bound.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let asked = text(headers, &RETRY_AFTER);
+    let wait = match asked.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => {
+            let moment = |text: &str| jiff::fmt::rfc2822::parse(text).ok();
+            let until = moment(asked)?
+                .timestamp()
+                .duration_since(moment(text(headers, &DATE))?.timestamp());
+            Duration::try_from(until).ok()?
+        }
+    };
+    Some(wait.min(RETRY_AFTER_MAX))
+}
+
+fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> &'h str {
+    headers
+        .get(name)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default()
+        .trim()
 }
 
 fn read_as<W: DeserializeOwned, T>(
@@ -249,14 +347,19 @@ fn read_as<W: DeserializeOwned, T>(
     translate: impl FnOnce(W) -> Option<T>,
 ) -> Answer<T> {
     match answer {
+        // A list of values in the right order would pass for an object.
+        Answer::Yes(body) if body.trim_ascii_start().first() != Some(&b'{') => {
+            Answer::unknown(LossClass::Unreadable)
+        }
+        Answer::Yes(body) if wire::tells_of_an_error(&body) => Answer::unknown(LossClass::Unreadable),
         Answer::Yes(body) => match serde_json::from_slice(&body).ok().and_then(translate) {
             Some(said) => Answer::Yes(said),
-            None => Answer::Unknown(LossClass::Unreadable),
+            None => Answer::unknown(LossClass::Unreadable),
         },
         Answer::No(message) => Answer::No(message),
         Answer::NotServed { why, wait } => Answer::NotServed { why, wait },
         Answer::NotSent(why) => Answer::NotSent(why),
-        Answer::Unknown(class) => Answer::Unknown(class),
+        Answer::Unknown { class, wait } => Answer::Unknown { class, wait },
     }
 }
 
@@ -274,192 +377,4 @@ fn cut(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::{
-        io::{AsyncReadExt as _, AsyncWriteExt as _},
-        net::TcpListener,
-    };
-
-    use super::*;
-
-    /// A CM that answers every request with these bytes and closes; `None` closes without an answer.
-    async fn cm(answer: Option<Vec<u8>>) -> Client {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let answer = answer.clone();
-                tokio::spawn(async move {
-                    let mut request = [0; 4096];
-                    let _ = stream.read(&mut request).await;
-                    if let Some(answer) = answer {
-                        let _ = stream.write_all(&answer).await;
-                    }
-                });
-            }
-        });
-        client(&format!("http://{address}"))
-    }
-
-    fn client(rest_url: &str) -> Client {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        Client::new(&Cm {
-            mode: Mode::Sim,
-            rest_url: rest_url.to_owned(),
-            account: "account".to_owned(),
-            password: Some(SecretString::from("hunter2")),
-            password_file: None,
-            merchant_key: "merchant".to_owned(),
-            timeout: jiff::SignedDuration::from_millis(500),
-        })
-        .unwrap()
-    }
-
-    fn http(status: &str, headers: &str, body: &str) -> Option<Vec<u8>> {
-        let length = body.len();
-        Some(format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {length}\r\n\r\n{body}").into_bytes())
-    }
-
-    const JSON: &str = "Content-Type: application/json\r\n";
-    const KEY: &str = "0287A1617D93780EF28044B98438BF2F";
-
-    async fn start(client: &Client) -> Answer<Started> {
-        client
-            .start(
-                KEY,
-                &StartBody {
-                    method: "IDEAL",
-                    ideal_details: None,
-                },
-            )
-            .await
-    }
-
-    #[tokio::test]
-    async fn what_is_not_cms_own_answer_leaves_the_outcome_unknown() {
-        let started = r#"{"id":"pid1t","urls":[{"purpose":"REDIRECT","method":"GET","url":"http://bank/1","order":1}]}"#;
-        assert!(matches!(
-            start(&cm(http("201 Created", JSON, started)).await).await,
-            Answer::Yes(_)
-        ));
-        let endless = format!(
-            "HTTP/1.1 200 OK\r\n{JSON}Content-Length: 104857600\r\n\r\n{}",
-            " ".repeat(2_000_000)
-        );
-        for (what, answer) in [
-            (
-                "an HTML page",
-                http("200 OK", "Content-Type: text/html\r\n", started),
-            ),
-            ("no content type", http("200 OK", "", started)),
-            ("a list", http("200 OK", JSON, &format!("[{started}]"))),
-            (
-                "an error document with 200",
-                http("200 OK", JSON, r#"{"messages":["no"]}"#),
-            ),
-            ("an empty 200", http("200 OK", JSON, "")),
-            ("204", Some(b"HTTP/1.1 204 No Content\r\n\r\n".to_vec())),
-            (
-                "junk after the end",
-                http("201 Created", JSON, &format!("{started} x")),
-            ),
-            (
-                "cut in the middle",
-                Some(
-                    format!("HTTP/1.1 201 Created\r\n{JSON}Content-Length: 900\r\n\r\n{started}")
-                        .into_bytes(),
-                ),
-            ),
-            ("a hundred megabytes", Some(endless.into_bytes())),
-            (
-                "a redirect",
-                http("302 Found", "Location: http://127.0.0.1:1/\r\n", ""),
-            ),
-            (
-                "a proxy's 404",
-                http("404 Not Found", "Content-Type: text/html\r\n", "<html>"),
-            ),
-            (
-                "500 with an error document",
-                http("500 Internal Server Error", JSON, r#"{"messages":["no"]}"#),
-            ),
-            ("503", http("503 Service Unavailable", "", "")),
-            ("a closed connection", None),
-            ("not HTTP", Some(b"hello".to_vec())),
-            (
-                "nested a hundred thousand times",
-                http("200 OK", JSON, &"[".repeat(100_000)),
-            ),
-        ] {
-            let said = start(&cm(answer).await).await;
-            assert!(matches!(said, Answer::Unknown(_)), "{what}: {said:?}");
-        }
-    }
-
-    #[tokio::test]
-    async fn an_answer_that_trickles_is_cut_off_by_the_deadline() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let _ = stream.read(&mut [0; 4096]).await;
-            let _ = stream
-                .write_all(format!("HTTP/1.1 200 OK\r\n{JSON}Content-Length: 9999\r\n\r\n").as_bytes())
-                .await;
-            let mut tick = tokio::time::interval(Duration::from_millis(20));
-            // One byte at a time: never idle, never done.
-            while stream.write_all(b" ").await.is_ok() {
-                tick.tick().await;
-            }
-        });
-        let said = start(&client(&format!("http://{address}"))).await;
-        assert!(matches!(said, Answer::Unknown(LossClass::Timeout)), "{said:?}");
-    }
-
-    #[tokio::test]
-    async fn cms_own_refusal_is_a_no_and_its_words_are_kept_short() {
-        let words = format!(
-            r#"{{"messages":["Order could not be found {}"]}}"#,
-            "x".repeat(1_000)
-        );
-        let Answer::No(kept) = start(&cm(http("400 Bad Request", JSON, &words)).await).await else {
-            panic!()
-        };
-        assert!(kept.starts_with("Order could not be found") && kept.chars().count() == 250);
-    }
-
-    #[tokio::test]
-    async fn an_account_that_is_not_served_is_not_a_refused_payment() {
-        for status in ["403 Forbidden", "429 Too Many Requests"] {
-            let said = start(&cm(http(status, "", "")).await).await;
-            assert!(
-                matches!(said, Answer::Unknown(_)),
-                "{status} may be a proxy's: {said:?}"
-            );
-        }
-        for status in ["401 Unauthorized", "403 Forbidden", "429 Too Many Requests"] {
-            let headers = format!("{JSON}Retry-After: 7\r\n");
-            let said = start(&cm(http(status, &headers, r#"{"messages":["no"]}"#)).await).await;
-            assert!(matches!(said, Answer::NotServed { .. }), "{status}: {said:?}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_server_that_cannot_be_reached_was_sent_nothing() {
-        let free = TcpListener::bind("127.0.0.1:0")
-            .await
-            .unwrap()
-            .local_addr()
-            .unwrap();
-        assert!(matches!(
-            start(&client(&format!("http://{free}"))).await,
-            Answer::NotSent(_)
-        ));
-    }
-
-    #[test]
-    fn the_password_is_in_no_debug_output() {
-        assert!(!format!("{:?}", client("https://cm.example")).contains("hunter2"));
-    }
-}
+mod tests;

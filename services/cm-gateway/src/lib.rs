@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod circuit;
 mod client;
 mod read;
 mod wire;

@@ -25,7 +25,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Gateway,
+    circuit::Call,
     client::{Answer, PSP},
+    wire,
 };
 
 /// What a lease has on top of the longest call: for recording what was read, also over a restart of the database. Until
@@ -38,6 +40,11 @@ const LATE: Duration = Duration::from_secs(2);
 const READS: usize = 64;
 /// How often it is looked for work even when no hint comes: hints may be lost.
 const LOOK: Duration = Duration::from_millis(200);
+/// For a report that cannot be read, however often: a mishap in between is over by then, and three reads a minute of one
+/// order harm nobody.
+const UNREADABLE: SignedDuration = SignedDuration::from_secs(20);
+/// For a report that was not answered.
+const UNANSWERED: SignedDuration = SignedDuration::from_secs(2);
 
 /// How a read ended.
 enum Read {
@@ -167,6 +174,9 @@ impl Gateway {
             tracing::error!(%shop, "the shop of an order is not configured here");
             return Ok(Read::Again(SignedDuration::from_secs(30)));
         };
+        if let Err(wait) = client.enter(Call::Read) {
+            return Ok(Read::Again(SignedDuration::try_from(wait).unwrap_or(UNANSWERED)));
+        }
         let read_started_at = self.executor.now();
         let report = match client.report(&provider.order_key).await {
             Answer::Yes(report) => report,
@@ -182,20 +192,28 @@ impl Gateway {
             }
             Answer::NotSent(why) => {
                 tracing::warn!(order.id = %order_id, why, "CM cannot be reached");
-                return Ok(Read::Again(SignedDuration::from_secs(2)));
+                return Ok(Read::Again(UNANSWERED));
             }
-            Answer::Unknown(LossClass::Unreadable) => {
+            Answer::Unknown {
+                class: LossClass::Unreadable,
+                ..
+            } => {
                 tracing::error!(order.id = %order_id, "CM's report of this order cannot be understood; a person must look");
-                return Ok(Read::Again(SignedDuration::from_secs(60)));
+                return Ok(Read::Again(UNREADABLE));
             }
-            Answer::Unknown(class) => {
+            Answer::Unknown { class, wait } => {
                 tracing::warn!(order.id = %order_id, ?class, "CM's report could not be read");
-                return Ok(Read::Again(SignedDuration::from_secs(2)));
+                let wait = wait.and_then(|wait| SignedDuration::try_from(wait).ok());
+                return Ok(Read::Again(wait.unwrap_or(UNANSWERED)));
             }
         };
         if began.elapsed() > self.longest_call() + LATE {
             // Another may be reading by now, and its number is higher.
             return Ok(Read::Again(SignedDuration::ZERO));
+        }
+        let words = wire::unknown_words(&report);
+        if !words.is_empty() {
+            tracing::warn!(order.id = %order_id, ?words, "CM's report has words that we do not know; they are no verdict, and a person must look");
         }
         let newly_safe_at = report
             .considered_safe

@@ -4,9 +4,9 @@
 use kassa_domain::{
     money::{Currency, Money},
     order::ProviderOrder,
-    report::{ConsideredSafe, ProviderReport, ReportedMove, ReportedPayment},
+    report::{AuthorizationState, Confidence, ConsideredSafe, ProviderReport, ReportedMove, ReportedPayment},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// `POST /orders`.
 #[derive(Debug, Serialize)]
@@ -53,7 +53,7 @@ pub(crate) struct IdealDetails<'a> {
 #[derive(Debug, Deserialize)]
 pub(crate) struct StartAnswer {
     id: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "one_or_many")]
     urls: Vec<StartUrl>,
 }
 
@@ -75,6 +75,34 @@ pub(crate) struct Started {
 #[derive(Debug, Deserialize)]
 struct ErrorBody {
     messages: Vec<String>,
+    /// What only a success has; with it, the document says both.
+    order_key: Option<serde::de::IgnoredAny>,
+    id: Option<serde::de::IgnoredAny>,
+    urls: Option<serde::de::IgnoredAny>,
+}
+
+/// What a success never has.
+#[derive(Debug, Deserialize)]
+struct ErrorBeside {
+    messages: Option<serde_json::Value>,
+    error: Option<serde_json::Value>,
+    errors: Option<serde_json::Value>,
+}
+
+/// A list; also its one element alone, as some serializers write it, or nothing at all.
+fn one_or_many<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Vec<T>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either<T> {
+        Many(Vec<T>),
+        One(T),
+        None(()),
+    }
+    Ok(match Either::deserialize(from)? {
+        Either::Many(many) => many,
+        Either::One(one) => vec![one],
+        Either::None(()) => vec![],
+    })
 }
 
 /// `GET /orders/{order_key}`.
@@ -84,7 +112,7 @@ pub(crate) struct Detail {
     amount: Amount,
     currency: Currency,
     considered_safe: Option<Safe>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "one_or_many")]
     payments: Vec<Payment>,
 }
 
@@ -99,11 +127,11 @@ struct Payment {
     id: String,
     method: String,
     authorization: Authorization,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "one_or_many")]
     captures: Vec<Move>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "one_or_many")]
     refunds: Vec<Move>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "one_or_many")]
     chargebacks: Vec<Move>,
 }
 
@@ -139,18 +167,33 @@ impl TryFrom<i64> for Amount {
     }
 }
 
-/// CM's own words for a refusal; `None` where the body is not CM's error document.
+/// CM's own words for a refusal; `None` where the body is not CM's error document, or is that and a success too.
 pub(crate) fn refusal(body: &[u8]) -> Option<String> {
-    serde_json::from_slice::<ErrorBody>(body)
-        .ok()?
-        .messages
-        .into_iter()
-        .next()
+    let refused = serde_json::from_slice::<ErrorBody>(body).ok()?;
+    if refused.order_key.is_some() || refused.id.is_some() || refused.urls.is_some() {
+        return None;
+    }
+    refused.messages.into_iter().next()
+}
+
+/// Whether an answer that looks like a success tells of an error as well. The error wins: what was done is not known.
+pub(crate) fn tells_of_an_error(body: &[u8]) -> bool {
+    let says = |what: &Option<serde_json::Value>| {
+        what.as_ref().is_some_and(|value| match value {
+            serde_json::Value::Null | serde_json::Value::Bool(false) => false,
+            serde_json::Value::String(text) => !text.is_empty(),
+            serde_json::Value::Array(list) => !list.is_empty(),
+            serde_json::Value::Object(map) => !map.is_empty(),
+            serde_json::Value::Bool(true) | serde_json::Value::Number(_) => true,
+        })
+    };
+    serde_json::from_slice::<ErrorBeside>(body)
+        .is_ok_and(|beside| says(&beside.messages) || says(&beside.error) || says(&beside.errors))
 }
 
 pub(crate) fn registered(created: Created, reference: &str, base: &url::Url) -> Option<ProviderOrder> {
     let key = created.order_key;
-    let fits = key.len() == 32 && key.bytes().all(|b| b.is_ascii_alphanumeric());
+    let fits = key.len() == 32 && key.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit());
     // The menu stands where the API stands: an answer may not send shoppers elsewhere.
     let menu = browser_url(&created.url, base).filter(|url| url.origin() == base.origin())?;
     fits.then(|| ProviderOrder {
@@ -195,6 +238,32 @@ pub(crate) fn report(detail: Detail) -> Option<ProviderReport> {
         }),
         payments,
     })
+}
+
+/// Words of a report that we do not know, which are no verdict: CM has new ones, or something is wrong.
+pub(crate) fn unknown_words(report: &ProviderReport) -> Vec<String> {
+    report
+        .payments
+        .iter()
+        .flat_map(|payment| {
+            let state = match &payment.state {
+                AuthorizationState::Unknown(word) => Some(word),
+                AuthorizationState::WithShopper(_)
+                | AuthorizationState::WithAcquirer(_)
+                | AuthorizationState::Authorized
+                | AuthorizationState::Canceled
+                | AuthorizationState::Failed(_) => None,
+            };
+            let confidence = match &payment.confidence {
+                Some(Confidence::Unknown(word)) => Some(word),
+                Some(
+                    Confidence::AcquirerApproved | Confidence::AcquirerPending | Confidence::ShopperPending,
+                )
+                | None => None,
+            };
+            state.into_iter().chain(confidence).cloned()
+        })
+        .collect()
 }
 
 fn reported(payment: Payment) -> Option<ReportedPayment> {
@@ -259,7 +328,6 @@ fn browser_url(text: &str, base: &url::Url) -> Option<url::Url> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kassa_domain::report::AuthorizationState;
 
     fn base() -> url::Url {
         url::Url::parse("https://cm.example/ps/api").unwrap()
@@ -281,6 +349,55 @@ mod tests {
         assert_eq!(report.ordered, Money::new(4995, Currency::EUR));
         assert!(report.considered_safe.is_some() && report.payments[0].is_approved());
         assert_eq!(report.payments[0].captures.len(), 1);
+    }
+
+    #[test]
+    fn p_15_one_element_alone_null_and_another_order_of_fields_read_as_before() {
+        let before = detail(PAID).unwrap();
+        for same in [
+            PAID.replace("\"payments\":[", "\"payments\":").replace("}]}]}", "}]}}"),
+            PAID.replace("\"captures\":[", "\"captures\":").replace("}]}]}", "}}]}"),
+            PAID.replace("\"captures\":[", "\"refunds\":null,\"chargebacks\":[],\"captures\":["),
+            // Every field before what comes before it now.
+            r#"{"payments":[{"captures":[{"state":"CAPTURED","currency":"EUR","amount":4995}],"authorization":{
+                "state":"AUTHORIZED","confidence":"ACQUIRER_APPROVED","currency":"EUR","amount":4995},"method":"IDEAL",
+                "id":"pid1t"}],"considered_safe":{"timestamp":"2026-11-24T10:00:00Z","level":"SAFE"},"currency":"EUR",
+                "amount":4995,"order_reference":"A-1"}"#
+                .to_owned(),
+        ] {
+            assert_eq!(detail(&same).as_ref(), Some(&before), "{same}");
+        }
+        assert!(unknown_words(&before).is_empty());
+        let odd = PAID
+            .replace("\"AUTHORIZED\"", "\"SETTLED\"")
+            .replace("ACQUIRER_APPROVED", "SCHEME_APPROVED");
+        assert_eq!(
+            unknown_words(&detail(&odd).unwrap()),
+            ["SETTLED", "SCHEME_APPROVED"]
+        );
+    }
+
+    #[test]
+    fn p_17_an_error_beside_a_success_is_seen_and_a_success_beside_an_error_is_no_refusal() {
+        for both in [
+            r#"{"id":"pid1t","messages":["no"]}"#,
+            r#"{"id":"pid1t","error":{"code":7}}"#,
+            r#"{"id":"pid1t","errors":"no"}"#,
+        ] {
+            assert!(tells_of_an_error(both.as_bytes()), "{both}");
+            assert_eq!(refusal(both.as_bytes()), None, "{both}");
+        }
+        for success in [
+            r#"{"id":"pid1t"}"#,
+            r#"{"id":"pid1t","messages":[],"error":null,"errors":""}"#,
+        ] {
+            assert!(!tells_of_an_error(success.as_bytes()), "{success}");
+        }
+        // A code that is new says no more than the words do.
+        assert_eq!(
+            refusal(br#"{"messages":["no"],"code":"NEW_RULE"}"#).as_deref(),
+            Some("no")
+        );
     }
 
     #[test]
@@ -346,7 +463,14 @@ mod tests {
         };
         let key = "0287A1617D93780EF28044B98438BF2F";
         assert!(created(key, "https://cm.example/ps/menu?payment_cluster_key=1").is_some());
-        assert!(created("0287a1617d93780ef28044b98438bf2", "https://cm.example/ps/menu").is_none());
+        for odd in [
+            key.to_lowercase(),
+            key[1..].to_owned(),
+            format!("{key}0"),
+            key.replace('F', "\n"),
+        ] {
+            assert!(created(&odd, "https://cm.example/ps/menu").is_none(), "{odd}");
+        }
         assert!(created("0287A1617D93780EF28044B98438BF2,", "https://cm.example/ps/menu").is_none());
         for url in [
             "https://evil.example/",

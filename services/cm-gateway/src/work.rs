@@ -6,16 +6,19 @@ use std::time::{Duration, Instant};
 use jiff::SignedDuration;
 use kassa_chassis::bus::Disposition;
 use kassa_domain::{
-    ids::{CommandId, PaymentId},
-    order::Opened,
+    ids::{CommandId, OrderId, PaymentId},
+    order::{Opened, ProviderOrder},
     payment::{LossClass, Method, Operation, Payment, Pending, Resolution, Step},
 };
-use kassa_engine::{Caller, Fault, Recorded, Said, Word};
+use kassa_engine::{
+    Caller, Decide, Executed, Fault, KeyOwner, OrderRegistered, Recorded, Said, SharedKeyFound, Word, key_id,
+};
 use serde::Deserialize;
 use uuid::Uuid;
 
 use crate::{
     Gateway,
+    circuit::Call,
     client::{Answer, Client},
     wire::{CreateBody, IdealDetails, ReturnUrls, StartBody},
 };
@@ -133,9 +136,10 @@ impl Gateway {
             tracing::error!(shop = %pending.attempt.shop, "the shop of a payment is not configured here");
             return Ok(Stepped::Later(Duration::from_secs(30)));
         };
+        // What CM turned away was not looked at: it does not count against the payment.
         let spent = match opened.provider {
-            None => pending.creates >= CREATES_MAX,
-            Some(_) => pending.starts >= STARTS_MAX,
+            None => pending.creates >= CREATES_MAX.saturating_add(pending.turned_away),
+            Some(_) => pending.starts >= STARTS_MAX.saturating_add(pending.turned_away),
         };
         if spent || self.executor.now() > pending.expires_at {
             // Nothing is open and nothing of this attempt can be paid at the provider: the shopper may try again.
@@ -148,6 +152,9 @@ impl Gateway {
             )
             .await?;
             return Ok(Stepped::On);
+        }
+        if let Err(wait) = client.enter(Call::Effect) {
+            return Ok(Stepped::Later(wait));
         }
         match &opened.provider {
             None => self.create(client, opened, pending).await,
@@ -200,11 +207,7 @@ impl Gateway {
         let operation = Operation::CreateOrder;
         let answer = client.create(&body, scenario).await.without(&person.email);
         match answer {
-            Answer::Yes(provider) => {
-                self.say(pending, Said::OrderRegistered { attempt, provider })
-                    .await?;
-                Ok(Stepped::On)
-            }
+            Answer::Yes(provider) => self.register(client, pending, attempt, provider).await,
             // An earlier create had its effect after all; its key is lost, and another reference is free.
             Answer::No(message) if message.contains("not unique") => {
                 self.say(
@@ -220,6 +223,51 @@ impl Gateway {
             }
             other => self.settle(pending, operation, attempt, other).await,
         }
+    }
+
+    /// Takes CM's new order for ours, unless its key is another order's already: then what is paid under it could be
+    /// either's, and both stop.
+    async fn register(
+        &self,
+        client: &Client,
+        pending: &Pending,
+        attempt: u32,
+        provider: ProviderOrder,
+    ) -> Result<Stepped, Fault> {
+        let order = pending.attempt.order_id;
+        let key = key_id(client.base().as_str(), &provider.order_key);
+        let registered = OrderRegistered {
+            order,
+            payment: pending.attempt.payment_id,
+            attempt,
+            provider,
+        };
+        let executed = self.persist(order, key, &registered).await?;
+        let Ok(KeyOwner { order: owner }) = executed.result else {
+            return Err(Fault::Internal("registering an order is never refused"));
+        };
+        if owner == order {
+            if executed.replayed {
+                // CM named it before, for an earlier create of ours: this call is still to be ended.
+                let again = CommandId::from_uuid(Uuid::new_v4());
+                self.persist(order, again, &registered).await?;
+            }
+            return Ok(Stepped::On);
+        }
+        tracing::error!(order.id = %order, other = %owner, "CM gave one key to two orders: both are stopped, and a person must look");
+        for stopped in [owner, order] {
+            let found = SharedKeyFound { order: stopped };
+            self.persist(stopped, CommandId::from_uuid(Uuid::new_v4()), &found)
+                .await?;
+        }
+        // What became of the order that was asked for is not known; nothing of it is asked for again.
+        let lost = Said::Lost {
+            operation: Operation::CreateOrder,
+            attempt,
+            class: LossClass::Unreadable,
+        };
+        self.say(pending, lost).await?;
+        Ok(Stepped::On)
     }
 
     async fn start(&self, client: &Client, order_key: &str, pending: &Pending) -> Result<Stepped, Fault> {
@@ -368,7 +416,7 @@ impl Gateway {
                 // Longer each time: a shopper waits for seconds, a restart of CM's front takes some.
                 Ok(Stepped::Later(Duration::from_secs(1 << attempt.min(4))))
             }
-            Answer::Unknown(class) => {
+            Answer::Unknown { class, wait } => {
                 tracing::warn!(payment.id = %pending.attempt.payment_id, ?operation, ?class, "no answer: the outcome is unknown");
                 self.say(
                     pending,
@@ -379,7 +427,10 @@ impl Gateway {
                     },
                 )
                 .await?;
-                Ok(Stepped::On)
+                Ok(match operation {
+                    Operation::CreateOrder => after_lost_create(attempt, wait),
+                    Operation::Start => Stepped::On,
+                })
             }
         }
     }
@@ -395,22 +446,41 @@ impl Gateway {
         // One id for all tries of this word, and for no other: the state itself knows what was said before, and a refusal
         // that was stored for an earlier word must not answer a later one.
         let command = CommandId::from_uuid(Uuid::new_v4());
+        self.persist(word.order, command, &word).await.map(|_| ())
+    }
+
+    async fn persist<D: Decide>(
+        &self,
+        order: OrderId,
+        command: CommandId,
+        decision: &D,
+    ) -> Result<Executed<D::Outcome>, Fault> {
         let mut tries = 0;
         loop {
             match self
                 .executor
-                .execute(word.order, command, Caller::Internal, &word)
+                .execute(order, command, Caller::Internal, decision)
                 .await
             {
-                Ok(_) => return Ok(()),
+                Ok(executed) => return Ok(executed),
                 Err(fault) if tries < 5 => {
                     tries += 1;
-                    tracing::warn!(payment.id = %word.payment, error = %fault, "what a call came to could not be recorded yet");
+                    tracing::warn!(order.id = %order, error = %fault, "what a call came to could not be recorded yet");
                     tokio::time::sleep(Duration::from_millis(500)).await;
                 }
                 Err(fault) => return Err(fault),
             }
         }
+    }
+}
+
+/// The next create follows at once the first time, since a shopper waits; then later each time, or five orders that nobody
+/// has the key of were left behind by one hiccup.
+fn after_lost_create(attempt: u32, wait: Option<Duration>) -> Stepped {
+    match (wait, attempt) {
+        (Some(wait), _) => Stepped::Later(wait),
+        (None, 0 | 1) => Stepped::On,
+        (None, attempt) => Stepped::Later(Duration::from_secs(1 << attempt.min(4))),
     }
 }
 

@@ -18,6 +18,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    garble::Garble,
     ledger::{About, Entry, Kind, Op, Shows, digest},
     notify::Notifier,
     order::{BankResult, Method},
@@ -109,6 +110,20 @@ impl App {
             self.told(&outcome.told, FIRST_TOLD_MAX).await;
         }
         Some(outcome)
+    }
+
+    /// Has the merchant told of an order that was just made, and waits until he was, for as long as his answer can be held.
+    pub(crate) async fn tell_of(&self, order_key: &str) {
+        let told = {
+            let mut state = self.state();
+            let now = state.now();
+            let Some(about) = state.order(order_key).map(crate::order::Order::about) else {
+                return;
+            };
+            state.notify_times(now, now, Op::Create, &about, 1)
+        };
+        self.notifier.bell.notify_one();
+        self.told(&told, FIRST_TOLD_MAX).await;
     }
 
     /// Does at the bank what the shopper of a story does there, `delay` later.
@@ -255,6 +270,16 @@ impl Exchange {
             shows,
         );
         reply.into_response()
+    }
+
+    /// Answers with what a spoiler makes of the answer; on record with the digest of what was meant.
+    pub(crate) fn spoilt(mut self, reply: Reply, garble: Garble) -> Response {
+        self.answered = true;
+        let meant = digest(reply.body.as_bytes());
+        let response = garble.response(reply);
+        let detail = format!("spoilt: {garble:?}").into();
+        self.record(meant, Some(response.status().as_u16()), Some(detail), None);
+        response
     }
 
     fn record(

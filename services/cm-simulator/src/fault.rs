@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{clock::parse_duration, ledger::Op, scenario::StartFault};
+use crate::{clock::parse_duration, garble::Garble, ledger::Op, scenario::CallFault};
 
 /// Faults that wait at one time: each is looked at on every call.
 pub(crate) const FAULTS_MAX: usize = 20;
@@ -25,8 +25,27 @@ pub(crate) enum What {
     PspTimeout,
     /// No answer, although it happened.
     PspTimeoutAfterEffect,
+    /// 401, in CM's own document: nothing happened.
+    #[serde(rename = "psp_401")]
+    Psp401,
+    /// 403, in CM's own document: nothing happened.
+    #[serde(rename = "psp_403")]
+    Psp403,
+    /// 429, in CM's own document: nothing happened.
+    #[serde(rename = "psp_429")]
+    Psp429,
+    /// Refused with 422 and an error code that is new: nothing happened.
+    #[serde(rename = "psp_422")]
+    Psp422,
+    /// An order is made, and the answer says that its reference is taken. Only a create feels it.
+    ReferenceTaken,
+    /// An order is made, and the answer has the key of the one before it. Only a create feels it.
+    SameKey,
     /// The right answer, later.
     Latency,
+    /// It happened, and the answer is none: `html`, `cut`, `endless`, ….
+    #[serde(untagged)]
+    Garbled(Garble),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +65,9 @@ pub(crate) struct Fault {
     pub(crate) left: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) latency_ms: Option<u64>,
+    /// What a 429 or 503 says of when to come again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) retry_after_s: Option<u64>,
 }
 
 /// `POST /sim/faults`.
@@ -57,6 +79,8 @@ pub(crate) struct Asked {
     operation: Option<Operation>,
     count: Option<u32>,
     latency: Option<String>,
+    /// With `psp_429` and `psp_503`: in how many whole seconds to come again.
+    retry_after: Option<u64>,
 }
 
 impl Asked {
@@ -80,10 +104,16 @@ impl Asked {
             (Some(fault), _) => fault,
             (None, Some(_)) => What::Latency,
             (None, None) => return Err(
-                "fault: one of psp_503, psp_503_after_effect, psp_timeout, psp_timeout_after_effect, latency"
+                "fault: one of psp_503, psp_503_after_effect, psp_timeout, psp_timeout_after_effect, psp_401, psp_403, \
+                 psp_429, psp_422, reference_taken, same_key, latency, or how an answer is spoilt, such as html"
                     .to_owned(),
             ),
         };
+        if self.retry_after.is_some()
+            && !matches!(fault, What::Psp429 | What::Psp503 | What::Psp503AfterEffect)
+        {
+            return Err("retry_after: only with psp_429, psp_503 and psp_503_after_effect".to_owned());
+        }
         let left = self.count.unwrap_or(1);
         if !(1..=COUNT_MAX).contains(&left) {
             return Err(format!("count: 1 to {COUNT_MAX}"));
@@ -93,6 +123,7 @@ impl Asked {
             operation: self.operation.unwrap_or(Operation::Any),
             left,
             latency_ms,
+            retry_after_s: self.retry_after,
         })
     }
 }
@@ -100,8 +131,9 @@ impl Asked {
 /// What one call feels.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Felt {
-    pub(crate) fault: Option<StartFault>,
+    pub(crate) fault: Option<CallFault>,
     pub(crate) latency_ms: u64,
+    pub(crate) retry_after_s: Option<u64>,
 }
 
 /// Takes one call's share out of the first fault that fits its operation.
@@ -118,13 +150,21 @@ pub(crate) fn take(faults: &mut Vec<Fault>, op: Op) -> Option<Felt> {
     let fault = &mut faults[index];
     let felt = Felt {
         fault: match fault.fault {
-            What::Psp503 => Some(StartFault::Answer503WithoutEffect),
-            What::Psp503AfterEffect => Some(StartFault::Answer503),
-            What::PspTimeout => Some(StartFault::NeverAnswerWithoutEffect),
-            What::PspTimeoutAfterEffect => Some(StartFault::NeverAnswer),
+            What::Psp503 => Some(CallFault::Answer503WithoutEffect),
+            What::Psp503AfterEffect => Some(CallFault::Answer503),
+            What::PspTimeout => Some(CallFault::NeverAnswerWithoutEffect),
+            What::PspTimeoutAfterEffect => Some(CallFault::NeverAnswer),
+            What::Psp401 => Some(CallFault::TurnedAway(401)),
+            What::Psp403 => Some(CallFault::TurnedAway(403)),
+            What::Psp429 => Some(CallFault::TurnedAway(429)),
+            What::Psp422 => Some(CallFault::Refused(422)),
+            What::ReferenceTaken => Some(CallFault::ReferenceTaken),
+            What::SameKey => Some(CallFault::SameKey),
+            What::Garbled(garble) => Some(CallFault::Garbled(garble)),
             What::Latency => None,
         },
         latency_ms: fault.latency_ms.unwrap_or(0),
+        retry_after_s: fault.retry_after_s,
     };
     fault.left -= 1;
     if fault.left == 0 {

@@ -124,7 +124,16 @@ impl App {
         let policy = self.notifier.policy;
         let number = tried + 1;
         let reference = about.reference.as_deref().unwrap_or_default();
-        let (status, said) = self.attempt(reference).await;
+        let undeliverable = about.order_key.as_deref().is_some_and(|key| {
+            self.state()
+                .order(key)
+                .is_some_and(|order| order.scenario.plan().undeliverable)
+        });
+        let (status, said) = if undeliverable {
+            (None, "no connection")
+        } else {
+            self.attempt(reference).await
+        };
         let last = number >= policy.attempts_max;
         let doubled = policy.backoff_first.saturating_mul(1 << (*tried).min(20));
         let pause = doubled.min(policy.backoff_max);

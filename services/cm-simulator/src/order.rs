@@ -57,8 +57,14 @@ pub(crate) struct Order {
     pub(crate) safe_since: Option<Timestamp>,
     /// In the order they were made.
     pub(crate) payments: Vec<Payment>,
-    /// The answer to its create was left out on purpose.
+    /// The answer to its create was left out or spoilt on purpose.
     pub(crate) answer_lost: bool,
+    /// Its start was turned away, as its story has it once.
+    #[serde(default)]
+    pub(crate) turned_away: bool,
+    /// Reads that felt what its story does to them.
+    #[serde(default)]
+    pub(crate) reads_felt: u32,
     /// Notifications that were neither delivered nor given up yet; counted anew after a restart.
     #[serde(skip)]
     pub(crate) notifications_pending: usize,

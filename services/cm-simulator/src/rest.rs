@@ -14,7 +14,6 @@ use axum::{
     routing::{get, post},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -24,9 +23,9 @@ use crate::{
     clock::{self, to_seconds},
     fault::Felt,
     ledger::{About, Op},
-    order::{Method, Order, Phase},
-    order_request,
-    scenario::{Scenario, StartFault},
+    order::{Method, NewOrder, Order, Phase},
+    order_request, report,
+    scenario::{CallFault, Scenario, Timing},
     state::{CreateRefusal, StartRefusal},
 };
 
@@ -75,28 +74,32 @@ async fn create(
         Ok(json) => json,
         Err(refusal) => return exchange.answer(refusal),
     };
-    let felt = app.state().feel(Op::Create);
-    let exchange = match before_effect(&app, exchange, felt).await {
+    let (scenario, new) = match asked_for(&headers, &json) {
+        Ok(asked) => asked,
+        Err(refusal) => return exchange.answer(refusal),
+    };
+    let mut felt = app.state().feel(Op::Create);
+    if felt.fault.is_none() {
+        felt.fault = Some(app.state().felt_by_create(&new.reference, scenario));
+    }
+    let mut exchange = match before_effect(&app, exchange, felt).await {
         Ok(exchange) => exchange,
         Err(response) => return response,
     };
-    match create_order(&app, &headers, &json) {
-        Ok((order_key, lost, reply)) => {
-            let mut exchange = exchange;
-            exchange.about.order_key = Some(order_key);
-            let fault = if lost {
-                Some(StartFault::NeverAnswer)
-            } else {
-                felt.fault
-            };
-            after_effect(&app, exchange, fault, felt.latency_ms, reply).await
-        }
-        Err(refusal) => exchange.answer(refusal),
+    let fault = felt.fault.unwrap_or(CallFault::None);
+    let (order_key, reply) = match create_order(&app, new, scenario, fault) {
+        Ok(made) => made,
+        Err(refusal) => return exchange.answer(refusal),
+    };
+    if scenario.plan().timing == Timing::BeforeCreateAnswer {
+        app.tell_of(&order_key).await;
     }
+    exchange.about.order_key = Some(order_key);
+    after_effect(&app, exchange, felt, reply).await
 }
 
-/// The order's key, whether the answer is to be lost, and the answer.
-fn create_order(app: &App, headers: &HeaderMap, body: &Value) -> Result<(Arc<str>, bool, Reply), Reply> {
+/// The story, and the order, if the request is one that CM would take.
+fn asked_for(headers: &HeaderMap, body: &Value) -> Result<(Scenario, NewOrder), Reply> {
     let bad = |message: String| Reply::messages(StatusCode::BAD_REQUEST, [message]);
     let scenario = match headers.get("x-sim-scenario") {
         None => Scenario::default(),
@@ -119,28 +122,52 @@ fn create_order(app: &App, headers: &HeaderMap, body: &Value) -> Result<(Arc<str
     };
     let new =
         order_request::parse(body).map_err(|problems| Reply::messages(StatusCode::BAD_REQUEST, problems))?;
+    Ok((scenario, new))
+}
+
+/// The order's key, and the answer.
+fn create_order(
+    app: &App,
+    new: NewOrder,
+    scenario: Scenario,
+    fault: CallFault,
+) -> Result<(Arc<str>, Reply), Reply> {
+    let not_unique = || {
+        let message = "Merchant order reference is not unique.";
+        Reply::messages(StatusCode::BAD_REQUEST, [message])
+    };
     let mut state = app.state();
     let now = state.now();
-    match state.create(now, new, scenario) {
-        Ok(order) => {
-            let reply = Reply::json(
-                StatusCode::CREATED,
-                &CreatedBody {
-                    order_key: &order.key,
-                    url: app.menu_url(&order.key, &order.language),
-                    expires_on: to_seconds(order.expires_at),
-                },
-            );
-            Ok((order.key.clone(), order.answer_lost, reply))
-        }
-        Err(CreateRefusal::DuplicateReference) => Err(bad("Merchant order reference is not unique.".into())),
+    let (order_key, url, expires_on) = match state.create(now, new, scenario, fault != CallFault::None) {
+        Ok(order) => (
+            order.key.clone(),
+            app.menu_url(&order.key, &order.language),
+            to_seconds(order.expires_at),
+        ),
+        Err(CreateRefusal::DuplicateReference) => return Err(not_unique()),
         Err(CreateRefusal::Full) => {
             tracing::warn!("the simulator is full and new orders are refused: start it anew");
             let message = "The simulator holds as many orders as it can: start it anew, with an empty state_dir if it \
                            has one.";
-            Err(Reply::messages(StatusCode::SERVICE_UNAVAILABLE, [message]))
+            return Err(Reply::messages(StatusCode::SERVICE_UNAVAILABLE, [message]));
         }
-    }
+    };
+    let told = match fault {
+        CallFault::SameKey => state.key_before_the_last(),
+        _ => None,
+    };
+    let reply = match fault {
+        CallFault::ReferenceTaken => not_unique(),
+        _ => Reply::json(
+            StatusCode::CREATED,
+            &CreatedBody {
+                order_key: told.as_ref().unwrap_or(&order_key),
+                url,
+                expires_on,
+            },
+        ),
+    };
+    Ok((order_key, reply))
 }
 
 async fn detail(
@@ -155,7 +182,10 @@ async fn detail(
     if let Err(refusal) = admit(&app, &merchant_key, &headers) {
         return exchange.answer(refusal);
     }
-    let felt = app.state().feel(Op::Status);
+    let mut felt = app.state().feel(Op::Status);
+    if felt.fault.is_none() {
+        felt.fault = app.state().felt_by_read(&order_key);
+    }
     let exchange = match before_effect(&app, exchange, felt).await {
         Ok(exchange) => exchange,
         Err(response) => return response,
@@ -164,10 +194,10 @@ async fn detail(
         let state = app.state();
         let now = state.now();
         state.order(&order_key).map_or_else(not_found, |order| {
-            Reply::json(StatusCode::OK, &detail_body(order, now))
+            Reply::json(StatusCode::OK, &report::written(order, now))
         })
     };
-    after_effect(&app, exchange, felt.fault, felt.latency_ms, reply).await
+    after_effect(&app, exchange, felt, reply).await
 }
 
 async fn start(
@@ -184,14 +214,22 @@ async fn start(
     let checked = admit(&app, &merchant_key, &headers)
         .and_then(|()| json_body(&headers, json))
         .and_then(|json| check_start(&app, &order_key, &json));
-    let (method, scenario) = match checked {
+    let method = match checked {
         Ok(checked) => checked,
         Err(refusal) => return exchange.answer(refusal),
     };
     let mut felt = app.state().feel(Op::Start);
     if felt.fault.is_none() {
-        match scenario.plan().start {
-            StartFault::AnswerLater => felt.latency_ms += scenario.delay_ms(),
+        // Not in the match itself: the state would be locked in all of it.
+        let story = app.state().felt_by_start(&order_key);
+        match story {
+            CallFault::AnswerLater => {
+                let delay_ms = app
+                    .state()
+                    .order(&order_key)
+                    .map_or(0, |order| order.scenario.delay_ms());
+                felt.latency_ms += delay_ms;
+            }
             fault => felt.fault = Some(fault),
         }
     }
@@ -221,8 +259,8 @@ async fn start(
             }],
         },
     );
-    let answered = matches!(felt.fault, None | Some(StartFault::None));
-    let response = after_effect(&app, exchange, felt.fault, felt.latency_ms, reply).await;
+    let answered = matches!(felt.fault, None | Some(CallFault::None));
+    let response = after_effect(&app, exchange, felt, reply).await;
     if answered {
         app.state().link_given(&started.trxid);
     }
@@ -231,45 +269,50 @@ async fn start(
 
 /// What a call feels before it has done anything; it goes on with the exchange, or is over.
 async fn before_effect(app: &App, exchange: Exchange, felt: Felt) -> Result<Exchange, Response> {
-    match felt.fault {
-        Some(StartFault::Answer503WithoutEffect) => {
-            wait(app, felt.latency_ms).await;
-            Err(exchange.answer(unavailable()))
-        }
-        Some(StartFault::NeverAnswerWithoutEffect) => Err(never_answer(app, exchange).await),
+    let refused = match felt.fault {
+        Some(CallFault::Answer503WithoutEffect) => unavailable(felt.retry_after_s),
+        Some(CallFault::TurnedAway(status)) => turned_away(status, felt.retry_after_s),
+        Some(CallFault::Refused(status)) => refused(status),
+        Some(CallFault::NeverAnswerWithoutEffect) => return Err(never_answer(app, exchange).await),
         Some(
-            StartFault::None | StartFault::AnswerLater | StartFault::NeverAnswer | StartFault::Answer503,
+            CallFault::None
+            | CallFault::AnswerLater
+            | CallFault::NeverAnswer
+            | CallFault::Answer503
+            | CallFault::ReferenceTaken
+            | CallFault::SameKey
+            | CallFault::Garbled(_),
         )
-        | None => Ok(exchange),
-    }
+        | None => return Ok(exchange),
+    };
+    wait(app, felt.latency_ms).await;
+    Err(exchange.answer(refused))
 }
 
 /// What becomes of the answer to a call that has done its work.
-async fn after_effect(
-    app: &App,
-    exchange: Exchange,
-    fault: Option<StartFault>,
-    latency_ms: u64,
-    reply: Reply,
-) -> Response {
-    match fault {
-        Some(StartFault::NeverAnswer) => return never_answer(app, exchange).await,
-        Some(StartFault::Answer503) => {
-            wait(app, latency_ms).await;
-            return exchange.answer(unavailable());
-        }
-        Some(
-            StartFault::None
-            | StartFault::AnswerLater
-            | StartFault::Answer503WithoutEffect
-            | StartFault::NeverAnswerWithoutEffect,
-        )
-        | None => {}
+async fn after_effect(app: &App, exchange: Exchange, felt: Felt, reply: Reply) -> Response {
+    if felt.fault == Some(CallFault::NeverAnswer) {
+        return never_answer(app, exchange).await;
     }
-    if !wait(app, latency_ms).await {
+    if !wait(app, felt.latency_ms).await {
         return hang_up();
     }
-    exchange.answer(reply)
+    match felt.fault {
+        Some(CallFault::Answer503) => exchange.answer(unavailable(felt.retry_after_s)),
+        Some(CallFault::Garbled(garble)) => exchange.spoilt(reply, garble),
+        Some(
+            CallFault::None
+            | CallFault::AnswerLater
+            | CallFault::NeverAnswer
+            | CallFault::Answer503WithoutEffect
+            | CallFault::NeverAnswerWithoutEffect
+            | CallFault::TurnedAway(_)
+            | CallFault::Refused(_)
+            | CallFault::ReferenceTaken
+            | CallFault::SameKey,
+        )
+        | None => exchange.answer(reply),
+    }
 }
 
 /// By the machine's clock, since a caller is held by it; false when the program stops first.
@@ -283,15 +326,15 @@ async fn wait(app: &App, latency_ms: u64) -> bool {
     }
 }
 
-/// The method, and the story the order is in, if the request is one that CM would take.
-fn check_start(app: &App, order_key: &str, body: &Value) -> Result<(Method, Scenario), Reply> {
+/// The method, if the request is one that CM would take.
+fn check_start(app: &App, order_key: &str, body: &Value) -> Result<Method, Reply> {
     let bad = |message: String| Err(Reply::messages(StatusCode::BAD_REQUEST, [message]));
-    let scenario = app.state().order(order_key).ok_or_else(not_found)?.scenario;
+    app.state().order(order_key).ok_or_else(not_found)?;
     match body.get("method") {
         None | Some(Value::Null) => bad("Property 'method' is mandatory".into()),
         // iDEAL chooses the bank on its own page, so `ideal_details` is neither needed nor looked at.
         Some(Value::String(word)) => match Method::parse(word) {
-            Some(method) => Ok((method, scenario)),
+            Some(method) => Ok(method),
             None => {
                 let word: String = word.chars().take(50).collect();
                 bad(format!(
@@ -422,11 +465,46 @@ fn not_found() -> Reply {
     Reply::messages(StatusCode::NOT_FOUND, [ORDER_NOT_FOUND])
 }
 
-fn unavailable() -> Reply {
-    Reply::messages(
+fn unavailable(retry_after_s: Option<u64>) -> Reply {
+    let mut reply = Reply::messages(
         StatusCode::SERVICE_UNAVAILABLE,
         ["The service is temporarily unavailable."],
-    )
+    );
+    come_again(&mut reply, retry_after_s);
+    reply
+}
+
+/// CM's own document, before the request was looked at.
+fn turned_away(status: u16, retry_after_s: Option<u64>) -> Reply {
+    let (status, message) = match status {
+        401 => (
+            StatusCode::UNAUTHORIZED,
+            "Authorization is missing or not correct.",
+        ),
+        403 => (StatusCode::FORBIDDEN, "This address may not use the account."),
+        _ => (StatusCode::TOO_MANY_REQUESTS, "Too many requests."),
+    };
+    let mut reply = Reply::messages(status, [message]);
+    if status == StatusCode::TOO_MANY_REQUESTS {
+        come_again(&mut reply, Some(retry_after_s.unwrap_or(1)));
+    }
+    reply
+}
+
+/// A refusal with a code beside its words, which CM's documents do not have today.
+fn refused(status: u16) -> Reply {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::UNPROCESSABLE_ENTITY);
+    let body =
+        serde_json::json!({ "messages": ["A rule that is new refuses this."], "error_code": "NEW_RULE" });
+    Reply::json(status, &body)
+}
+
+fn come_again(reply: &mut Reply, retry_after_s: Option<u64>) {
+    if let Some(seconds) = retry_after_s {
+        reply
+            .headers
+            .push((header::RETRY_AFTER, HeaderValue::from(seconds)));
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -458,128 +536,4 @@ struct ListedOrder<'a> {
     expires_on: String,
     order_key: &'a str,
     url: String,
-}
-
-/// There is no status and there are no totals: who asks must judge.
-#[derive(Debug, Serialize)]
-struct DetailBody<'a> {
-    order_reference: &'a str,
-    description: &'a str,
-    amount: i64,
-    currency: &'a str,
-    email: &'a str,
-    language: &'a str,
-    country: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    profile: Option<&'a str>,
-    timestamp: String,
-    expires_on: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    considered_safe: Option<ConsideredSafe>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    payments: Vec<PaymentBody<'a>>,
-}
-
-#[derive(Debug, Serialize)]
-struct ConsideredSafe {
-    level: &'static str,
-    timestamp: String,
-}
-
-#[derive(Debug, Serialize)]
-struct PaymentBody<'a> {
-    id: &'a str,
-    method: &'static str,
-    authorization: AuthorizationBody<'a>,
-    captures: Vec<MoveBody<'a>>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    chargebacks: Vec<MoveBody<'a>>,
-}
-
-#[derive(Debug, Serialize)]
-struct AuthorizationBody<'a> {
-    amount: i64,
-    currency: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    confidence: Option<&'static str>,
-    state: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'static str>,
-}
-
-#[derive(Debug, Serialize)]
-struct MoveBody<'a> {
-    amount: i64,
-    currency: &'a str,
-    state: &'static str,
-    date_last_modified: String,
-}
-
-fn detail_body(order: &Order, now: Timestamp) -> DetailBody<'_> {
-    // The mix-up of a story: everything that names the order or its payment is another's.
-    let foreign = order.scenario.plan().foreign_report && order.safe_since.is_some();
-    let shown = order
-        .payments
-        .iter()
-        .filter(|payment| payment.visible_from <= now);
-    let payments = shown.map(|payment| {
-        let currency = &*payment.currency;
-        let (amount, confidence, captures) = match payment.phase {
-            Phase::Authorized {
-                amount_minor: amount,
-                captured_at,
-            } => (
-                amount,
-                Some("ACQUIRER_APPROVED"),
-                vec![MoveBody {
-                    amount,
-                    currency,
-                    state: "CAPTURED",
-                    date_last_modified: to_seconds(captured_at),
-                }],
-            ),
-            Phase::AtTheBank | Phase::InReview | Phase::Ended(_) => (payment.amount_minor, None, Vec::new()),
-        };
-        let chargebacks = payment.charged_back_at.map(|at| MoveBody {
-            amount,
-            currency,
-            state: "CHARGED",
-            date_last_modified: to_seconds(at),
-        });
-        PaymentBody {
-            id: if foreign { "pid4900000000t" } else { &payment.id },
-            method: payment.method.word(),
-            authorization: AuthorizationBody {
-                amount,
-                currency,
-                confidence,
-                state: payment.phase.state(),
-                reason: payment.phase.reason(),
-            },
-            captures,
-            chargebacks: chargebacks.into_iter().collect(),
-        }
-    });
-    DetailBody {
-        order_reference: if foreign {
-            "another-shoppers-order"
-        } else {
-            &order.reference
-        },
-        description: &order.description,
-        amount: order.amount_minor,
-        currency: &order.currency,
-        email: &order.email,
-        language: &order.language,
-        country: &order.country,
-        profile: order.profile.as_deref(),
-        timestamp: to_seconds(order.created_at),
-        expires_on: to_seconds(order.expires_at),
-        // Whether it goes away after a chargeback is not known: it stays, so that nobody may rely on its going.
-        considered_safe: order.considered_safe().map(|(level, since)| ConsideredSafe {
-            level,
-            timestamp: to_seconds(since),
-        }),
-        payments: payments.collect(),
-    }
 }

@@ -1,11 +1,15 @@
 //! Which stories can CM be made to tell, what do the shopper and time do in each, and how does each one end?
 
+mod stories;
+
 use std::borrow::Cow;
 
 use jiff::SignedDuration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-use crate::order::BankResult;
+use crate::{garble::Garble, order::BankResult};
+
+pub use stories::SCENARIOS;
 
 /// A story an order can be put in, with the end that a correct client reaches.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -86,25 +90,57 @@ pub struct ProviderCalls {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plan {
     pub(crate) shopper: Shopper,
-    /// The answer to the first create is lost.
-    pub(crate) create_lost: bool,
-    pub(crate) start: StartFault,
+    /// Felt by the first create; the next one, whose reference begins with that one's, goes well.
+    pub(crate) create: CallFault,
+    /// The first start feels it, or all do.
+    pub(crate) start: CallFault,
+    /// Felt by so many reads from the payment on.
+    pub(crate) status: Option<(CallFault, u32)>,
     /// How many times each notification goes out at once.
     pub(crate) notification_copies: usize,
+    /// Every attempt to notify fails, and is repeated as often as CM does.
+    pub(crate) undeliverable: bool,
     pub(crate) timing: Timing,
     /// Authorized more than was asked for, in minor units.
     pub(crate) amount_off: i64,
+    /// Authorized in thousandths of what was asked for.
+    pub(crate) amount_permille: i64,
     /// Authorized in this currency, whatever was asked for.
     pub(crate) currency: Option<&'static str>,
     /// The level at which CM calls a paid order safe.
     pub(crate) level: &'static str,
-    /// From the payment on, reports are those of another order.
-    pub(crate) foreign_report: bool,
+    /// How reports are written from the payment on.
+    pub(crate) report: Shape,
     /// A payment that the merchant started is not in the report for this long.
     pub(crate) visible_after: Option<SignedDuration>,
     /// The money is taken back this long after it was authorized.
     pub(crate) reversed_after: Option<SignedDuration>,
 }
+
+/// How a report is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shape {
+    Plain,
+    /// As that of another order.
+    Foreign,
+    /// With a state that nobody has heard of, for [`UNKNOWN_FOR`].
+    UnknownState,
+    /// With a confidence that nobody has heard of, for [`UNKNOWN_FOR`].
+    UnknownConfidence,
+    /// With fields that are new.
+    NewFields,
+    /// Without what may be left out.
+    Sparse,
+    /// One element stands alone where a list was.
+    Alone,
+    /// With totals that CM has converted into the order's currency, or with another one's name.
+    Converted {
+        to_the_orders_currency: bool,
+    },
+}
+
+/// How long words that nobody has heard of stand in a report, before those that everybody knows do.
+pub(crate) const UNKNOWN_FOR: SignedDuration = SignedDuration::from_hours(1);
 
 /// What the story's shopper does at the bank or wallet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,16 +162,24 @@ pub(crate) enum Timing {
     BeforeReturn,
     /// The merchant hears of the decision some seconds after the shopper is back.
     AfterReturn,
+    /// The merchant hears of the decision, and some seconds later of the payment's beginning.
+    OutOfOrder,
+    /// Three days later.
+    DaysLate,
+    /// The merchant hears of the order before its create is answered.
+    BeforeCreateAnswer,
 }
 
 /// How long the notification of [`Timing::AfterReturn`] stays behind the shopper.
 pub(crate) const AFTER_RETURN: SignedDuration = SignedDuration::from_secs(5);
+/// How long the notifications of [`Timing::DaysLate`] are under way.
+pub(crate) const DAYS_LATE: SignedDuration = SignedDuration::from_hours(72);
 /// How long a wallet's review takes.
 pub(crate) const REVIEW: SignedDuration = SignedDuration::from_hours(24);
 
 /// What becomes of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum StartFault {
+pub(crate) enum CallFault {
     None,
     /// After `X-Sim-Delay-Ms`, or what the scenario's name says.
     AnswerLater,
@@ -143,362 +187,41 @@ pub(crate) enum StartFault {
     NeverAnswerWithoutEffect,
     Answer503,
     Answer503WithoutEffect,
+    /// Turned away before it was looked at: 401, 403 or 429, in CM's own document.
+    TurnedAway(u16),
+    /// Refused by CM with this status and a code that is new; nothing came of it.
+    Refused(u16),
+    /// The order is made, and CM says that its reference is taken.
+    ReferenceTaken,
+    /// The order is made, and the answer has the key of the one before it.
+    SameKey,
+    /// It has happened, and the answer is no answer.
+    Garbled(Garble),
 }
 
-const PLAIN: Plan = Plan {
-    shopper: Shopper::Presses(BankResult::Success),
-    create_lost: false,
-    start: StartFault::None,
-    notification_copies: 1,
-    timing: Timing::AtOnce,
-    amount_off: 0,
-    currency: None,
-    level: "SAFE",
-    foreign_report: false,
-    visible_after: None,
-    reversed_after: None,
-};
+impl CallFault {
+    /// Whether the work of the call is done.
+    pub(crate) fn has_effect(self) -> bool {
+        match self {
+            Self::NeverAnswerWithoutEffect
+            | Self::Answer503WithoutEffect
+            | Self::TurnedAway(_)
+            | Self::Refused(_) => false,
+            Self::None
+            | Self::AnswerLater
+            | Self::NeverAnswer
+            | Self::Answer503
+            | Self::ReferenceTaken
+            | Self::SameKey
+            | Self::Garbled(_) => true,
+        }
+    }
 
-const fn stand(order: &'static str, payment: &'static str, safe: &'static str) -> Stand {
-    Stand { order, payment, safe }
-}
-
-const fn end(stand: Stand, shipments: u32) -> EndState {
-    EndState {
-        stand,
-        shipments,
-        provider_calls: ProviderCalls { create: 1, start: 1 },
+    /// Whether the client may ask once more for the same; then it is answered.
+    pub(crate) fn is_over_after_one(self) -> bool {
+        matches!(self, Self::TurnedAway(_))
     }
 }
-
-const SAFE: Stand = stand("paid", "authorized", "yes");
-const PAID: EndState = end(SAFE, 1);
-/// Paid, and never released.
-const HELD: EndState = end(stand("paid", "authorized", "no"), 0);
-const REDIRECTED: Stand = stand("pending", "redirected", "no");
-const UNKNOWN: Stand = stand("pending", "outcome_unknown", "no");
-const NOTHING_PAID: EndState = end(stand("open", "canceled", "no"), 0);
-
-const START: Step = Step {
-    act: Act::Start,
-    until: Some(REDIRECTED),
-};
-const START_LOST: Step = Step {
-    act: Act::Start,
-    until: Some(UNKNOWN),
-};
-const PAY: Step = Step {
-    act: Act::Pay,
-    until: None,
-};
-const fn wait(time: &'static str) -> Step {
-    Step {
-        act: Act::Wait { time },
-        until: None,
-    }
-}
-const fn until(step: Step, stand: Stand) -> Step {
-    Step {
-        act: step.act,
-        until: Some(stand),
-    }
-}
-
-const START_AND_PAY: &[Step] = &[START, PAY];
-const LOST_AND_PAY: &[Step] = &[START_LOST, PAY];
-
-/// A plain story of one method, for the others to differ from.
-const IDEAL: ScenarioDoc = ScenarioDoc {
-    name: "ideal/success",
-    method: "ideal",
-    does: "the shopper pays at the bank; each change is notified until answered 200",
-    steps: START_AND_PAY,
-    end: PAID,
-    plan: PLAIN,
-};
-const PAYPAL: ScenarioDoc = ScenarioDoc {
-    name: "paypal/success",
-    method: "paypal",
-    does: "the shopper approves at PayPal",
-    ..IDEAL
-};
-
-/// Every scenario, the plain one first.
-pub const SCENARIOS: &[ScenarioDoc] = &[
-    IDEAL,
-    ScenarioDoc {
-        name: "ideal/cancel",
-        does: "the shopper cancels at the bank",
-        end: NOTHING_PAID,
-        plan: Plan {
-            shopper: Shopper::Presses(BankResult::Cancel),
-            ..PLAIN
-        },
-        ..IDEAL
-    },
-    ScenarioDoc {
-        name: "ideal/fail",
-        does: "the bank refuses: AUTHORIZATION_FAILED",
-        end: end(stand("open", "failed", "no"), 0),
-        plan: Plan {
-            shopper: Shopper::Presses(BankResult::Fail),
-            ..PLAIN
-        },
-        ..IDEAL
-    },
-    ScenarioDoc {
-        name: "ideal/expire",
-        does: "the shopper closes the bank's page; CM reports the payment as redirected for ever and notifies no more",
-        steps: &[START, PAY, wait("45m")],
-        end: end(stand("expired", "expired", "no"), 0),
-        plan: Plan {
-            shopper: Shopper::Leaves,
-            ..PLAIN
-        },
-        ..IDEAL
-    },
-    ScenarioDoc {
-        name: "ideal/late_success",
-        does: "the shopper leaves the bank's page open for two hours, then pays there",
-        steps: &[
-            START,
-            PAY,
-            until(wait("45m"), stand("expired", "expired", "no")),
-            wait("90m"),
-        ],
-        end: PAID,
-        plan: Plan {
-            shopper: Shopper::PressesAfter(SignedDuration::from_hours(2), BankResult::Success),
-            ..PLAIN
-        },
-        ..IDEAL
-    },
-    ScenarioDoc {
-        name: "ideal/no_notification",
-        does: "the shopper pays, and no notification is ever sent for the order",
-        plan: Plan {
-            notification_copies: 0,
-            ..PLAIN
-        },
-        ..IDEAL
-    },
-    ScenarioDoc {
-        name: "ideal/double_notification",
-        does: "the shopper pays, and each notification is sent twice at once",
-        plan: Plan {
-            notification_copies: 2,
-            ..PLAIN
-        },
-        ..IDEAL
-    },
-    ScenarioDoc {
-        name: "ideal/notification_before_return",
-        does: "the bank sends the shopper back only when the merchant has answered the notification",
-        plan: Plan {
-            timing: Timing::BeforeReturn,
-            ..PLAIN
-        },
-        ..IDEAL
-    },
-    ScenarioDoc {
-        name: "ideal/return_before_notification",
-        does: "the shopper is back 5 s before the notification of the payment goes out",
-        plan: Plan {
-            timing: Timing::AfterReturn,
-            ..PLAIN
-        },
-        ..IDEAL
-    },
-    ScenarioDoc {
-        name: "ideal/notification_before_answer",
-        does: "start is answered only when the merchant has answered the notification of the payment it makes",
-        plan: Plan {
-            timing: Timing::BeforeAnswer,
-            ..PLAIN
-        },
-        ..IDEAL
-    },
-    PAYPAL,
-    ScenarioDoc {
-        name: "paypal/cancel",
-        does: "the shopper cancels at PayPal",
-        end: NOTHING_PAID,
-        plan: Plan {
-            shopper: Shopper::Presses(BankResult::Cancel),
-            ..PLAIN
-        },
-        ..PAYPAL
-    },
-    ScenarioDoc {
-        name: "paypal/pending_review",
-        does: "the shopper approves and PayPal looks at it for 24 hours, AUTHORIZATION_REQUESTED meanwhile; then it is \
-               paid and SAFE",
-        steps: &[START, PAY, until(wait("2h"), REDIRECTED), wait("23h")],
-        plan: Plan {
-            shopper: Shopper::Presses(BankResult::Review),
-            ..PLAIN
-        },
-        ..PAYPAL
-    },
-    ScenarioDoc {
-        name: "any/psp_503_before_effect",
-        does: "start answers 503 and makes no payment; the shopper pays through the menu",
-        steps: LOST_AND_PAY,
-        plan: Plan {
-            start: StartFault::Answer503WithoutEffect,
-            ..PLAIN
-        },
-        ..IDEAL
-    },
-    ScenarioDoc {
-        name: "any/psp_503_after_effect",
-        does: "start makes the payment and notifies, but answers 503; the shopper pays through the menu",
-        steps: &[until(START, REDIRECTED), PAY],
-        plan: Plan {
-            start: StartFault::Answer503,
-            ..PLAIN
-        },
-        ..IDEAL
-    },
-    ScenarioDoc {
-        name: "any/psp_timeout_before_effect",
-        does: "start makes no payment and never answers; the shopper pays through the menu",
-        steps: LOST_AND_PAY,
-        plan: Plan {
-            start: StartFault::NeverAnswerWithoutEffect,
-            ..PLAIN
-        },
-        ..IDEAL
-    },
-    ScenarioDoc {
-        name: "any/psp_timeout_after_effect",
-        does: "start makes the payment and notifies, but never answers; the shopper pays through the menu",
-        plan: Plan {
-            start: StartFault::NeverAnswer,
-            ..PLAIN
-        },
-        ..IDEAL
-    },
-    ScenarioDoc {
-        name: "any/effect_visible_late",
-        does: "start never answers, and the payment it made is in no report and not notified for 90 s; the shopper then \
-               pays through the menu",
-        steps: &[START_LOST, until(wait("90s"), REDIRECTED), PAY],
-        plan: Plan {
-            start: StartFault::NeverAnswer,
-            visible_after: Some(SignedDuration::from_secs(90)),
-            ..PLAIN
-        },
-        ..IDEAL
-    },
-    ScenarioDoc {
-        name: "any/amount_short_11",
-        does: "the bank authorizes 11 minor units less than ordered (never below 1), and CM calls it SAFE",
-        end: end(stand("partially_paid", "authorized", "no"), 0),
-        plan: Plan {
-            amount_off: -11,
-            ..PLAIN
-        },
-        ..IDEAL
-    },
-    ScenarioDoc {
-        name: "any/amount_short_10",
-        does: "the bank authorizes 10 minor units less than ordered, which is within the tolerance",
-        plan: Plan {
-            amount_off: -10,
-            ..PLAIN
-        },
-        ..IDEAL
-    },
-    ScenarioDoc {
-        name: "any/amount_over_11",
-        does: "the bank authorizes 11 minor units more than ordered, and CM calls it SAFE",
-        end: HELD,
-        plan: Plan {
-            amount_off: 11,
-            ..PLAIN
-        },
-        ..IDEAL
-    },
-    ScenarioDoc {
-        name: "any/other_currency",
-        does: "the bank authorizes the same number of another currency (USD; EUR for an order in USD), and CM calls it SAFE",
-        // Money that may yet turn out to be the order's: nobody is to pay a second time.
-        end: end(stand("pending", "authorized", "no"), 0),
-        plan: Plan {
-            currency: Some("USD"),
-            ..PLAIN
-        },
-        ..IDEAL
-    },
-    ScenarioDoc {
-        name: "any/level_fast",
-        does: "CM calls the paid order safe at level FAST only",
-        end: HELD,
-        plan: Plan {
-            level: "FAST",
-            ..PLAIN
-        },
-        ..IDEAL
-    },
-    ScenarioDoc {
-        name: "any/level_unknown_word",
-        does: "CM calls the paid order safe at a level that nobody has heard of",
-        end: HELD,
-        plan: Plan {
-            level: "SAFE_ENOUGH",
-            ..PLAIN
-        },
-        ..IDEAL
-    },
-    ScenarioDoc {
-        name: "any/wrong_reference",
-        does: "once the shopper has paid, the order's report is that of another order: other reference, other payment, \
-               same amount, SAFE",
-        end: end(REDIRECTED, 0),
-        plan: Plan {
-            foreign_report: true,
-            ..PLAIN
-        },
-        ..IDEAL
-    },
-    ScenarioDoc {
-        name: "any/safe_then_reversed",
-        does: "a day after it was paid and SAFE, a chargeback of the whole amount is in the report, which still says SAFE, \
-               and is notified",
-        steps: &[START, until(PAY, SAFE), wait("25h")],
-        end: end(stand("paid", "authorized", "lost"), 1),
-        plan: Plan {
-            reversed_after: Some(SignedDuration::from_hours(24)),
-            ..PLAIN
-        },
-        ..IDEAL
-    },
-    ScenarioDoc {
-        name: "any/start_slow",
-        does: "start takes effect at once and answers after X-Sim-Delay-Ms of POST /orders, or 3000 ms; \
-               any/start_slow_N holds it for N ms, at most 60000",
-        plan: Plan {
-            start: StartFault::AnswerLater,
-            ..PLAIN
-        },
-        ..IDEAL
-    },
-    ScenarioDoc {
-        name: "any/create_timeout_after_effect",
-        does: "create makes the order and never answers; the next create whose reference begins with that one's \
-               is answered",
-        end: EndState {
-            provider_calls: ProviderCalls { create: 2, start: 1 },
-            ..PAID
-        },
-        plan: Plan {
-            create_lost: true,
-            ..PLAIN
-        },
-        ..IDEAL
-    },
-];
 
 /// Longest hold of `any/start_slow`: as long as the scenarios that never answer.
 const DELAY_MS_MAX: u64 = 60_000;
@@ -569,7 +292,7 @@ impl Scenario {
 
     /// Stories that still mean something once the shopper is at the bank or wallet, and whose plain buttons are not there.
     pub(crate) fn at_the_bank() -> impl Iterator<Item = &'static str> {
-        const STORIES: [&str; 12] = [
+        const STORIES: [&str; 20] = [
             "ideal/late_success",
             "ideal/no_notification",
             "ideal/double_notification",
@@ -582,13 +305,22 @@ impl Scenario {
             "any/level_unknown_word",
             "any/wrong_reference",
             "any/safe_then_reversed",
+            "any/amount_short_1",
+            "any/amount_over_1",
+            "any/amount_over_10",
+            "any/paid_42_for_50",
+            "any/unknown_state",
+            "any/unknown_confidence",
+            "any/status_503",
+            "any/status_garbled",
         ];
         STORIES.into_iter()
     }
 
     /// What the bank authorizes of `asked_minor`; at least one minor unit.
     pub(crate) fn authorized_minor(self, asked_minor: i64) -> i64 {
-        asked_minor.saturating_add(self.plan().amount_off).max(1)
+        let share = asked_minor.saturating_mul(self.plan().amount_permille) / 1_000;
+        share.saturating_add(self.plan().amount_off).max(1)
     }
 
     /// The currency that the bank authorizes in.
@@ -601,14 +333,14 @@ impl Scenario {
 
     /// Whether CM calls the order safe although what was authorized does not cover it.
     pub(crate) fn safe_when_short(self) -> bool {
-        self.plan().amount_off < 0
+        self.plan().amount_off < 0 || self.plan().amount_permille < 1_000
     }
 }
 
 impl Default for Scenario {
     fn default() -> Self {
         Self {
-            doc: &IDEAL,
+            doc: &stories::IDEAL,
             delay_ms: None,
         }
     }

@@ -22,7 +22,7 @@ use crate::{
     journal::{Change, Journal, Meta, Read},
     ledger::{About, Entry, Kind, Ledger, Op},
     order::{BankResult, Method, NewOrder, Order, Payment, Phase},
-    scenario::{AFTER_RETURN, REVIEW, Scenario, Timing},
+    scenario::{AFTER_RETURN, CallFault, DAYS_LATE, REVIEW, Scenario, Timing},
 };
 
 /// Why CM makes no order.
@@ -79,6 +79,8 @@ pub(crate) struct State {
     /// Keys in the order of creation.
     keys: Vec<Arc<str>>,
     by_reference: HashMap<Arc<str>, Arc<str>>,
+    /// References whose create came to nothing, as its story has it; forgotten by a restart, after which it may once more.
+    came_to_nothing: BTreeSet<String>,
     /// Bank number to order key and index of the payment.
     by_trxid: HashMap<Arc<str>, (Arc<str>, usize)>,
     agenda: Agenda,
@@ -113,6 +115,7 @@ impl State {
             orders: HashMap::new(),
             keys: Vec::new(),
             by_reference: HashMap::new(),
+            came_to_nothing: BTreeSet::new(),
             by_trxid: HashMap::new(),
             agenda: Agenda::default(),
             notifying: false,
@@ -333,6 +336,7 @@ impl State {
         now: Timestamp,
         new: NewOrder,
         scenario: Scenario,
+        answer_lost: bool,
     ) -> Result<&Order, CreateRefusal> {
         if self.by_reference.contains_key(new.reference.as_str()) {
             return Err(CreateRefusal::DuplicateReference);
@@ -341,7 +345,6 @@ impl State {
             return Err(CreateRefusal::Full);
         }
         let key: Arc<str> = Uuid::new_v4().simple().to_string().to_uppercase().into();
-        let answer_lost = self.loses_create_answer(&new.reference, scenario);
         let order = Order {
             key: key.clone(),
             reference: new.reference.into(),
@@ -359,6 +362,8 @@ impl State {
             safe_since: None,
             payments: Vec::new(),
             answer_lost,
+            turned_away: false,
+            reads_felt: 0,
             notifications_pending: 0,
         };
         let about = order.about();
@@ -381,16 +386,60 @@ impl State {
         self.ledger.push(now, entry);
     }
 
-    /// Whether the answer to this create is to be lost. A client that got none makes its order again under its
-    /// reference and a suffix, with the same scenario: that one is answered, or the story would never end.
-    fn loses_create_answer(&self, reference: &str, scenario: Scenario) -> bool {
-        let is_retry = || {
-            reference.char_indices().any(|(end, _)| {
-                self.order_by_reference(&reference[..end])
+    /// What the create of a reference feels by its story, if it is the first. A client that cannot take the answer makes
+    /// its order again under its reference and a suffix, with the same scenario: that one goes well, or the story would
+    /// never end.
+    pub(crate) fn felt_by_create(&mut self, reference: &str, scenario: Scenario) -> CallFault {
+        let felt = |begun: &str| {
+            self.came_to_nothing.contains(begun)
+                || self
+                    .order_by_reference(begun)
                     .is_some_and(|order| order.answer_lost)
-            })
         };
-        scenario.plan().create_lost && !is_retry()
+        let fault = scenario.plan().create;
+        let again = reference.char_indices().any(|(end, _)| felt(&reference[..end]));
+        let taken = self.by_reference.contains_key(reference);
+        if again || taken || felt(reference) || self.came_to_nothing.len() >= self.bounds.orders_max {
+            return CallFault::None;
+        }
+        if !fault.has_effect() {
+            self.came_to_nothing.insert(reference.to_owned());
+        }
+        fault
+    }
+
+    /// What the start of an order feels by its story.
+    pub(crate) fn felt_by_start(&mut self, key: &str) -> CallFault {
+        let Some(order) = self.orders.get(key) else {
+            return CallFault::None;
+        };
+        let fault = order.scenario.plan().start;
+        if !fault.is_over_after_one() {
+            return fault;
+        }
+        if order.turned_away {
+            return CallFault::None;
+        }
+        if let Some(order) = self.order_mut(key) {
+            order.turned_away = true;
+        }
+        fault
+    }
+
+    /// What a read feels by its order's story.
+    pub(crate) fn felt_by_read(&mut self, key: &str) -> Option<CallFault> {
+        let order = self.orders.get(key)?;
+        let (fault, reads) = order.scenario.plan().status?;
+        if order.safe_since.is_none() || order.reads_felt >= reads {
+            return None;
+        }
+        self.order_mut(key)?.reads_felt += 1;
+        Some(fault)
+    }
+
+    /// The key of the order that was made before the last one.
+    pub(crate) fn key_before_the_last(&self) -> Option<Arc<str>> {
+        self.keys.iter().rev().nth(1).cloned()
     }
 
     /// Makes a payment for the whole order, by the merchant (`Op::Start`) or on the menu (`Op::MenuStart`).
@@ -415,6 +464,7 @@ impl State {
         self.changed.meta = true;
         let id = format!("pid49{:08}t", self.meta.next_payment);
         let order = self.order_mut(key).ok_or(StartRefusal::UnknownOrder)?;
+        let timing = order.scenario.plan().timing;
         let hidden = match op {
             Op::Start => order.scenario.plan().visible_after,
             _ => None,
@@ -442,7 +492,16 @@ impl State {
             self.later(visible_from, Task::Appear(Number { trxid }));
             Vec::new()
         } else {
-            self.notify(now, now, op, about)
+            let begins = match timing {
+                Timing::OutOfOrder => now + AFTER_RETURN,
+                Timing::DaysLate => now + DAYS_LATE,
+                Timing::AtOnce
+                | Timing::BeforeAnswer
+                | Timing::BeforeReturn
+                | Timing::AfterReturn
+                | Timing::BeforeCreateAnswer => now,
+            };
+            self.notify(now, begins, op, about)
         };
         Ok(Started {
             payment_id,
@@ -542,7 +601,12 @@ impl State {
         let about = order.about_payment(payment);
         let due = match order.scenario.plan().timing {
             Timing::AfterReturn => now + AFTER_RETURN,
-            Timing::AtOnce | Timing::BeforeAnswer | Timing::BeforeReturn => now,
+            Timing::DaysLate => now + DAYS_LATE,
+            Timing::AtOnce
+            | Timing::BeforeAnswer
+            | Timing::BeforeReturn
+            | Timing::OutOfOrder
+            | Timing::BeforeCreateAnswer => now,
         };
         self.effect(now, Entry::effect(op, about.clone(), phase.state()));
         self.notify(now, due, op, about)
@@ -804,7 +868,7 @@ mod tests {
         let key = create(&mut state, "A-1", Scenario::default());
         let started = state.start(at(0), Op::Start, &key, Method::Ideal).expect("open");
         let refused = state
-            .create(at(0), new_order("A-2"), Scenario::default())
+            .create(at(0), new_order("A-2"), Scenario::default(), false)
             .map(|_| ());
         assert_eq!(refused, Err(CreateRefusal::Full));
         press(&mut state, at(1), &started, BankResult::Success);
@@ -815,15 +879,28 @@ mod tests {
     #[test]
     fn a_create_is_lost_once_and_the_one_with_a_suffix_is_answered() {
         let mut state = State::new(Bounds::default());
-        let scenario = Scenario::parse("any/create_timeout_after_effect", None).expect("documented");
+        let story = |name| Scenario::parse(name, None).expect("documented");
+        let nothing = story("any/create_503_before_effect");
+        assert_eq!(
+            ["D-1", "D-1", "D-1~1.2"].map(|reference| state.felt_by_create(reference, nothing)),
+            [
+                CallFault::Answer503WithoutEffect,
+                CallFault::None,
+                CallFault::None
+            ]
+        );
+        let scenario = story("any/create_timeout_after_effect");
         for (reference, scenario, lost) in [
             ("A-1", scenario, true),
             ("A-1-2", scenario, false),
             ("B-1", scenario, true),
             ("C-1", Scenario::default(), false),
         ] {
-            let key = create(&mut state, reference, scenario);
-            assert_eq!(state.order(&key).expect("made").answer_lost, lost, "{reference}");
+            let felt = state.felt_by_create(reference, scenario);
+            assert_eq!(felt == CallFault::NeverAnswer, lost, "{reference}");
+            state
+                .create(at(0), new_order(reference), scenario, lost)
+                .expect("new");
         }
     }
 
@@ -854,7 +931,7 @@ mod tests {
 
     fn create(state: &mut State, reference: &str, scenario: Scenario) -> Arc<str> {
         state
-            .create(at(0), new_order(reference), scenario)
+            .create(at(0), new_order(reference), scenario, false)
             .expect("new")
             .key
             .clone()

@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use kassa_domain::{
-    ids::{OrderId, PaymentId},
+    ids::{CommandId, OrderId, PaymentId},
     order::{self, Closing, Order, OrderCommand, OrderRejection, ProviderOrder, ReportSeen, Standing},
     payment::{LossClass, Observation, Operation, Payment, PaymentCommand, PaymentRejection, Resolution},
     report::ProviderReport,
     safety::Policy,
 };
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::{
     executor::{Decide, Refusal},
@@ -45,10 +46,6 @@ pub enum Said {
         reference: String,
         deadline: Timestamp,
     },
-    OrderRegistered {
-        attempt: u32,
-        provider: ProviderOrder,
-    },
     Redirected {
         attempt: u32,
         provider_payment_id: String,
@@ -61,9 +58,7 @@ pub enum Said {
         provider_message: String,
     },
     /// Ended by us between two calls.
-    GivenUp {
-        reason: &'static str,
-    },
+    GivenUp { reason: &'static str },
     Lost {
         operation: Operation,
         attempt: u32,
@@ -103,14 +98,6 @@ impl Decide for Word {
                     reference: reference.clone(),
                     deadline: *deadline,
                 }
-            }
-            Said::OrderRegistered { attempt, provider } => {
-                order_told(
-                    session
-                        .tell_order(self.order, OrderCommand::RegisterProviderOrder(provider.clone()))
-                        .await,
-                )?;
-                PaymentCommand::ConfirmCreate { attempt: *attempt }
             }
             Said::Redirected {
                 attempt,
@@ -173,6 +160,60 @@ impl Decide for Word {
             }
         }
         Ok(recorded)
+    }
+}
+
+/// The provider made an order and named its key. A key belongs to one order: sent under an id that is derived from the key
+/// ([`key_id`]), the second order that is given one is told the first.
+#[derive(Debug, Clone)]
+pub struct OrderRegistered {
+    pub order: OrderId,
+    pub payment: PaymentId,
+    pub attempt: u32,
+    pub provider: ProviderOrder,
+}
+
+/// Whose a key is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyOwner {
+    pub order: OrderId,
+}
+
+/// The command that gives a key to the first who comes with it. `account` is where the key is unique.
+pub fn key_id(account: &str, order_key: &str) -> CommandId {
+    let account = Uuid::new_v5(&Uuid::NAMESPACE_URL, account.as_bytes());
+    CommandId::derived(Uuid::new_v5(&account, order_key.as_bytes()), "order_key", 1)
+}
+
+impl Decide for OrderRegistered {
+    type Outcome = KeyOwner;
+
+    async fn decide(&self, session: &mut Session<'_>) -> Result<KeyOwner, Refusal> {
+        let register = OrderCommand::RegisterProviderOrder(self.provider.clone());
+        order_told(session.tell_order(self.order, register).await)?;
+        let confirm = PaymentCommand::ConfirmCreate {
+            attempt: self.attempt,
+        };
+        payment_told(session.tell_payment(self.payment, confirm).await)?;
+        Ok(KeyOwner { order: self.order })
+    }
+}
+
+/// The provider named the key of this order for another order too: nothing is released, and a person must look.
+#[derive(Debug, Clone, Copy)]
+pub struct SharedKeyFound {
+    pub order: OrderId,
+}
+
+impl Decide for SharedKeyFound {
+    type Outcome = Recorded;
+
+    async fn decide(&self, session: &mut Session<'_>) -> Result<Recorded, Refusal> {
+        order_told(
+            session
+                .tell_order(self.order, OrderCommand::StopForSharedKey)
+                .await,
+        )
     }
 }
 

@@ -11,6 +11,8 @@ use crate::{
 /// Three reads at once, then one a second: a storm of notifications may not become a storm of calls.
 const RATE: SignedDuration = SignedDuration::from_secs(1);
 const BURST: SignedDuration = SignedDuration::from_secs(2);
+/// One in so many of the reads that are taken at once is of the newest.
+const NEWEST_SHARE: usize = 4;
 
 /// A read that this process may do now, until the lease ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +58,10 @@ pub async fn request_read_for(
             "INSERT INTO provider_reads AS known (order_id, shop, requests, requested_at, asked_by, traceparent)
              VALUES ($1, $2, 1, clock_timestamp(), $3, $4)
              ON CONFLICT (order_id) DO UPDATE
-                SET requests = known.requests + 1, requested_at = excluded.requested_at,
+                SET requests = known.requests + 1,
+                    -- Whoever asks again does not lose the place of the first who asked.
+                    requested_at = CASE WHEN known.requests > known.served THEN known.requested_at
+                                        ELSE excluded.requested_at END,
                     asked_by = CASE WHEN known.requests > known.served AND excluded.asked_by = 'poll'
                                     THEN known.asked_by ELSE excluded.asked_by END,
                     traceparent = CASE WHEN known.requests > known.served AND excluded.asked_by = 'poll'
@@ -93,7 +98,8 @@ impl Store {
             .map_err(refused)
     }
 
-    /// Takes reads that are asked for, oldest first, for `lease`. Whoever holds a lease finishes within it or throws its
+    /// Takes reads that are asked for, for `lease`: the oldest first, but for a share of the newest, so that a shopper of now
+    /// does not wait behind a flood. Whoever holds a lease finishes within it or throws its
     /// answer away: then the order of `read_no` is the order of reading.
     ///
     /// # Errors
@@ -107,10 +113,15 @@ impl Store {
         let client = self.client().await?;
         let statement = client
             .prepare_cached(
-                "WITH due AS (
+                "WITH oldest AS (
                      SELECT order_id FROM provider_reads
                       WHERE requests > served AND (lease_until IS NULL OR lease_until < $1) AND rate_at <= $2
-                      ORDER BY requested_at LIMIT $3 FOR UPDATE SKIP LOCKED)
+                      ORDER BY requested_at LIMIT $3 FOR UPDATE SKIP LOCKED),
+                 newest AS (
+                     SELECT order_id FROM provider_reads
+                      WHERE requests > served AND (lease_until IS NULL OR lease_until < $1) AND rate_at <= $2
+                      ORDER BY requested_at DESC LIMIT $6 FOR UPDATE SKIP LOCKED),
+                 due AS (SELECT order_id FROM oldest UNION SELECT order_id FROM newest)
                  UPDATE provider_reads AS p
                     SET lease_until = $4, read_no = p.read_no + 1, rate_at = greatest(p.rate_at, $1) + $5::text::interval
                    FROM due WHERE p.order_id = due.order_id
@@ -119,10 +130,18 @@ impl Store {
             .await
             .map_err(refused)?;
         let rate = format!("{} milliseconds", RATE.as_millis());
+        let newest = limit / NEWEST_SHARE;
         let rows = client
             .query(
                 &statement,
-                &[&now, &(now + BURST), &bound(limit), &(now + lease), &rate],
+                &[
+                    &now,
+                    &(now + BURST),
+                    &bound(limit - newest),
+                    &(now + lease),
+                    &rate,
+                    &bound(newest),
+                ],
             )
             .await
             .map_err(refused)?;
@@ -157,7 +176,10 @@ impl Store {
                     SET lease_until = NULL,
                         served = CASE WHEN $3 THEN greatest(served, $4) ELSE served END,
                         last_read_at = CASE WHEN $3 THEN $6 ELSE last_read_at END,
-                        rate_at = CASE WHEN $3 THEN rate_at ELSE greatest(rate_at, $5) END
+                        rate_at = CASE WHEN $3 THEN rate_at ELSE greatest(rate_at, $5) END,
+                        -- What came to nothing goes behind those who have not been tried: orders that CM never answers
+                        -- for may not keep the others from being read.
+                        requested_at = CASE WHEN $3 THEN requested_at ELSE clock_timestamp() END
                   WHERE order_id = $1 AND read_no = $2",
                 &[
                     &claim.order_id,

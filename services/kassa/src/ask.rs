@@ -80,13 +80,11 @@ impl Reach {
             )
             .hint("give --shop or set KASSA_SHOP; or ask by HTTP with --url")
         })?;
-        let fits = (1..=32).contains(&shop.len())
-            && shop
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
         // A wildcard or a dot here would be another subject.
-        fits.then_some(shop)
-            .ok_or_else(|| Ended::new(Ended::USAGE, "--shop: a shop is 1 to 32 of a-z, 0-9 and -").into())
+        match subject::check_shop(&shop) {
+            Ok(()) => Ok(shop),
+            Err(_) => Err(Ended::new(Ended::USAGE, "--shop: a shop is 1 to 32 of a-z, 0-9 and -").into()),
+        }
     }
 }
 

@@ -1,12 +1,11 @@
 //! Where does the demo live? On servers of its own, in a folder of its own, with nothing left behind; or on those that
 //! `DATABASE_URL` and `NATS_URL` name.
 
-use std::path::{Path, PathBuf};
-
 use kassa_chassis::config::{Config, Login};
 use kassa_infra::{
     nats::{kassa_accounts, render},
-    servers::{Nats, NatsOptions, Postgres, PostgresOptions, cache_dir},
+    run::{RunFolder, cache_dir},
+    servers::{Nats, NatsOptions, Postgres, PostgresOptions},
 };
 use secrecy::SecretString;
 use uuid::Uuid;
@@ -47,7 +46,7 @@ impl Host {
             Some(url) => (None, url),
             None => {
                 let options = PostgresOptions {
-                    dir: folder.0.join("pg"),
+                    dir: folder.path().join("pg"),
                     bin_dir: None,
                     cache_dir: cache_dir.clone(),
                 };
@@ -61,7 +60,7 @@ impl Host {
             None => {
                 let (config, logins) = account();
                 let options = NatsOptions {
-                    dir: folder.0.join("nats"),
+                    dir: folder.path().join("nats"),
                     server: None,
                     cache_dir,
                     config,
@@ -140,37 +139,4 @@ fn account() -> (String, Logins) {
         password
     });
     (render(&accounts), logins)
-}
-
-/// A folder for one run, named after the process. Those of processes that are gone are removed at the next start.
-#[derive(Debug)]
-struct RunFolder(PathBuf);
-
-impl RunFolder {
-    fn new(cache: &Path) -> std::io::Result<Self> {
-        let runs = cache.join("run");
-        std::fs::create_dir_all(&runs)?;
-        for entry in std::fs::read_dir(&runs)?.flatten() {
-            let pid = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse::<u32>().ok());
-            if pid.is_some_and(|pid| {
-                Path::new("/proc/self").exists() && !Path::new(&format!("/proc/{pid}")).exists()
-            }) {
-                // Another start may be removing it too.
-                let _ = std::fs::remove_dir_all(entry.path());
-            }
-        }
-        let folder = runs.join(std::process::id().to_string());
-        let _ = std::fs::remove_dir_all(&folder);
-        std::fs::create_dir_all(&folder)?;
-        Ok(Self(folder))
-    }
-}
-
-impl Drop for RunFolder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }

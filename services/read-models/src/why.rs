@@ -5,8 +5,8 @@ use jiff::Timestamp;
 use kassa_chassis::problem::Problem;
 use kassa_domain::{
     ids::{OrderId, Shop},
-    order::{Opened, Safety},
-    safety::explain::{Explained, explain},
+    order::{Opened, Safety, ghosts},
+    safety::explain::{Explained, explain, told_of_ghosts},
 };
 use kassa_event_store::Store;
 use kassa_events_schema::{
@@ -59,6 +59,7 @@ async fn asked(store: &Store, shop: &Shop, order_id: OrderId) -> anyhow::Result<
         row.get::<_, Option<Timestamp>>(5)
     };
     let told = state.explained(opened);
+    let ghosts = told_of_ghosts(&ghosts(opened, state.payments.values()));
     Ok(Some(Explanation {
         order_id: order_id.to_string(),
         status: opened.status().into(),
@@ -67,7 +68,16 @@ async fn asked(store: &Store, shop: &Shop, order_id: OrderId) -> anyhow::Result<
             Safety::Lost { .. } => SafeValue::Lost,
             Safety::No => SafeValue::No,
         },
-        sentence: with_reads(told.sentence, last_read_at, opened.read_no, next_read_at),
+        sentence: with_reads(
+            [Some(told.sentence), ghosts]
+                .into_iter()
+                .flatten()
+                .collect::<Vec<_>>()
+                .join(" "),
+            last_read_at,
+            opened.read_no,
+            next_read_at,
+        ),
         missing: told
             .missing
             .into_iter()

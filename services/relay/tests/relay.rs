@@ -2,6 +2,9 @@
 //!
 //! Against a real PostgreSQL, a database per test, and a nats-server per test, with the permissions of production.
 
+#[path = "relay/fence.rs"]
+mod fence;
+
 use std::{
     collections::BTreeSet,
     future::Future,
@@ -452,9 +455,13 @@ impl World {
     }
 
     fn relay_of(&self, store: Store, window: u64) -> Running {
+        self.relay_at(self.nats.url(), store, window)
+    }
+
+    fn relay_at(&self, url: String, store: Store, window: u64) -> Running {
         let config = Config {
             nats: NatsConfig {
-                url: self.nats.url(),
+                url,
                 relay: Login {
                     user: Some("relay".to_owned()),
                     password: Some(SecretString::from(PASSWORD)),

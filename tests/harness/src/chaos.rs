@@ -90,7 +90,7 @@ pub async fn run(args: &ChaosArgs, exe: PathBuf) -> anyhow::Result<ExitCode> {
         shipment::run(args).await?;
         return Ok(ExitCode::SUCCESS);
     }
-    let cache_dir = kassa_infra::servers::cache_dir();
+    let cache_dir = kassa_infra::run::cache_dir();
     let asked = Asked {
         exe,
         folder: folder(&cache_dir, args.seed)?,

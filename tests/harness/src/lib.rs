@@ -9,5 +9,6 @@ pub mod random;
 pub mod run;
 pub mod schedule;
 pub mod shipment;
+pub mod sweep;
 pub mod verdict;
 pub mod workload;

@@ -1,8 +1,8 @@
 //! Who uses the installation? Shoppers that arrive whether or not the ones before were served, each with a story of its own.
 
-mod client;
-mod shopper;
-mod story;
+pub(crate) mod client;
+pub(crate) mod shopper;
+pub(crate) mod story;
 
 use std::{
     path::Path,

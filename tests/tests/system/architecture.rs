@@ -59,6 +59,18 @@ fn dependencies_point_at_the_domain_and_the_contract_and_never_back() {
 }
 
 #[test]
+fn a_second_database_client_is_linked_by_the_benches_alone() {
+    for (name, direct) in dependencies() {
+        let strangers = direct.iter().any(|d| d == "sqlx" || d == "postgres-es");
+        assert_eq!(
+            strangers,
+            name == "kassa-bench",
+            "{name} links sqlx or postgres-es"
+        );
+    }
+}
+
+#[test]
 fn the_domain_links_nothing_that_does_io() {
     let all = dependencies();
     let allowed = [
@@ -76,6 +88,32 @@ fn the_domain_links_nothing_that_does_io() {
         assert!(
             allowed.contains(&dependency.as_str()),
             "{dependency} in the domain"
+        );
+    }
+}
+
+#[test]
+fn the_domain_and_the_contract_mean_the_same_by_a_shop() {
+    for text in [
+        "a",
+        "demo-shop",
+        "0",
+        "-",
+        &"x".repeat(32),
+        "",
+        &"x".repeat(33),
+        "Shop",
+        "a_b",
+        "a.b",
+        "*",
+        ">",
+        "a b",
+        "é",
+    ] {
+        assert_eq!(
+            kassa_domain::ids::Shop::parse(text).is_ok(),
+            kassa_events_schema::subject::check_shop(text).is_ok(),
+            "{text:?}"
         );
     }
 }

@@ -18,7 +18,9 @@ use kassa_domain::{
     report::{AuthorizationState, Confidence, ProviderReport, ReportedPayment},
     safety::Policy,
 };
-use kassa_engine::{Caller, Commands, Executor, Ladders, ObserveReport, Recorded, Said, Word, catalogue};
+use kassa_engine::{
+    Caller, Commands, Executor, Ladders, ObserveReport, OrderRegistered, Recorded, Said, Word, catalogue,
+};
 use kassa_event_store::{Store, StoreConfig};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -97,36 +99,43 @@ impl Engine {
             reference: "ours".to_owned(),
             deadline: self.executor.now() + SignedDuration::from_secs(30),
         };
-        for said in [
-            call(Operation::CreateOrder),
-            Said::OrderRegistered {
-                attempt: 1,
-                provider: ProviderOrder {
-                    order_key: "key".to_owned(),
-                    menu_url: "https://cm.example/menu".to_owned(),
-                    reference: "ours".to_owned(),
-                    expires_at: None,
-                },
+        self.tell(order, payment, call(Operation::CreateOrder)).await;
+        let registered = OrderRegistered {
+            order,
+            payment,
+            attempt: 1,
+            provider: ProviderOrder {
+                order_key: "key".to_owned(),
+                menu_url: "https://cm.example/menu".to_owned(),
+                reference: "ours".to_owned(),
+                expires_at: None,
             },
-            call(Operation::Start),
-            Said::Redirected {
-                attempt: 1,
-                provider_payment_id: "pid1".to_owned(),
-                url: "https://cm.example/pay".to_owned(),
-            },
-        ] {
-            let word = Word { order, payment, said };
-            let executed = self
-                .executor
-                .execute(order, fresh(), Caller::Internal, &word)
-                .await
-                .expect("it is decided");
-            assert_eq!(
-                executed.result.expect("a worker's word is no problem"),
-                Recorded::Yes
-            );
-        }
+        };
+        self.executor
+            .execute(order, fresh(), Caller::Internal, &registered)
+            .await
+            .expect("it is decided");
+        self.tell(order, payment, call(Operation::Start)).await;
+        let redirected = Said::Redirected {
+            attempt: 1,
+            provider_payment_id: "pid1".to_owned(),
+            url: "https://cm.example/pay".to_owned(),
+        };
+        self.tell(order, payment, redirected).await;
         (order, payment)
+    }
+
+    async fn tell(&self, order: OrderId, payment: PaymentId, said: Said) {
+        let word = Word { order, payment, said };
+        let executed = self
+            .executor
+            .execute(order, fresh(), Caller::Internal, &word)
+            .await
+            .expect("it is decided");
+        assert_eq!(
+            executed.result.expect("a worker's word is no problem"),
+            Recorded::Yes
+        );
     }
 
     async fn observe(

@@ -42,7 +42,7 @@ async fn put(stage: &Stage, verb: &str, key: &str, body: &[u8]) {
 }
 
 /// The binary, as a user of the bus; exit code and what it printed.
-async fn kassa(stage: &Stage, login: &Login, args: &[&str]) -> (i32, String) {
+pub(crate) async fn kassa(stage: &Stage, login: &Login, args: &[&str]) -> (i32, String) {
     let url = stage.config.nats.url.replace(
         "nats://",
         &format!(

@@ -248,6 +248,11 @@ impl Stage {
 
     /// Starts a role as a process of its own.
     pub(crate) fn spawn(&mut self, role: &'static str) {
+        self.spawn_as(role, role);
+    }
+
+    /// One more process of a role, under a name of its own here.
+    pub(crate) fn spawn_as(&mut self, name: &'static str, role: &'static str) {
         let log = std::fs::File::options()
             .create(true)
             .append(true)
@@ -267,7 +272,14 @@ impl Stage {
             .stderr(log)
             .spawn()
             .expect("the binary starts");
-        self.children.insert(role, child);
+        self.children.insert(name, child);
+    }
+
+    /// Sends a signal, such as `STOP`, to a process.
+    pub(crate) fn signal(&self, name: &str, signal: &str) {
+        let pid = self.children[name].id().to_string();
+        let sent = Command::new("kill").args([&format!("-{signal}"), &pid]).status();
+        assert!(sent.expect("kill is there").success(), "kill -{signal} {name}");
     }
 
     /// `kill -9`.

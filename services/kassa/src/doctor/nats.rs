@@ -246,7 +246,7 @@ async fn refused(bus: &Bus) -> bool {
 const AT_WORK: [(&str, &str, &str, &str); 2] = [
     (STREAM, "cm-gateway", "cm-gateway", "no payment is started"),
     (
-        "KASSA_INBOX",
+        subject::INBOX_STREAM,
         "engine-inbox",
         "engine",
         "commands that wait for nobody are not decided",

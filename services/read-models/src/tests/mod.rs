@@ -124,6 +124,58 @@ async fn a_batch_that_cannot_be_applied_leaves_neither_rows_nor_a_checkpoint() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f_07_a_projector_that_another_overtook_does_not_go_back() {
+    let database = Database::new(4).await;
+    database.append(order("A-1"), 0, &[created("A-1")]).await;
+    assert_eq!(project(&Checkout, &database.store).await.expect("it goes on"), 1);
+    database.append(order("A-2"), 0, &[created("A-2")]).await;
+    // The other one has the checkpoint while this one has read what comes after it.
+    let mut other = database.store.pool().get().await.expect("a connection");
+    let transaction = other.transaction().await.expect("it begins");
+    transaction
+        .execute("SELECT FROM projections WHERE name = 'checkout' FOR UPDATE", &[])
+        .await
+        .expect("it is free");
+    let store = database.store.clone();
+    let slow = tokio::spawn(async move { projector::step(&Checkout, &store, PART).await });
+    database
+        .until(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'",
+            1,
+        )
+        .await;
+    database
+        .append(
+            order("A-2"),
+            1,
+            &[reported("A-2", "FAST"), reported("A-2", "SAFE")],
+        )
+        .await;
+    let events = database.store.read_log(PART, 1, 10).await.expect("it is read");
+    Checkout
+        .apply(&transaction, 1, &events)
+        .await
+        .expect("it applies");
+    transaction
+        .execute("UPDATE projections SET position = 4 WHERE name = 'checkout'", &[])
+        .await
+        .expect("it moves");
+    transaction.commit().await.expect("it is committed");
+    let stepped = slow.await.expect("it does not panic").expect("it goes on");
+    assert_eq!(
+        stepped,
+        (4, true),
+        "it looks again, from where the other has come to"
+    );
+    assert_eq!(
+        database
+            .number("SELECT position FROM projections WHERE name = 'checkout'")
+            .await,
+        4
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_order_that_is_stored_and_not_yet_projected_is_not_called_unknown() {
     let database = Database::new(4).await;
     database.append(order("A-1"), 0, &[created("A-1")]).await;

@@ -7,6 +7,7 @@ use std::{
         OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use cqrs_es::DomainEvent as _;
@@ -81,6 +82,18 @@ impl Database {
     pub(super) async fn number(&self, sql: &str) -> i64 {
         let row = connect(&self.url).await.query_one(sql, &[]).await.expect(sql);
         row.get(0)
+    }
+
+    /// Waits until a query says so.
+    pub(super) async fn until(&self, sql: &str, wanted: i64) {
+        let reached = async {
+            while self.number(sql).await != wanted {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), reached)
+            .await
+            .expect(sql);
     }
 
     pub(super) async fn run(&self, sql: &str) {
