@@ -204,6 +204,9 @@ pub struct Simulator {
     pub password: SecretString,
     /// Ends in `=`; the merchant reference is appended.
     pub notification_url: Option<String>,
+    /// How its callers reach it, without a slash at the end; none is `http://` and the address listened on. Links to its
+    /// menu stand there: a gateway that goes by another way, such as a proxy, refuses links that lead elsewhere.
+    pub public_url: Option<String>,
     /// A folder in which the simulator keeps what it knows, over restarts; without it a restart forgets everything.
     pub state_dir: Option<PathBuf>,
 }
@@ -323,6 +326,7 @@ impl Default for Simulator {
             account: "simulated".to_owned(),
             password: SecretString::from("simulated"),
             notification_url: None,
+            public_url: None,
             state_dir: None,
         }
     }

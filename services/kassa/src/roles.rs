@@ -243,6 +243,7 @@ pub(crate) fn simulator(config: &Config) -> SimConfig {
     );
     sim.listen = settings.listen;
     sim.notification_url = settings.notification_url.clone();
+    sim.public_url = settings.public_url.clone();
     sim.state_dir = settings.state_dir.clone();
     sim
 }

@@ -60,7 +60,7 @@ pub(super) fn toml(plan: &Plan, ways: &Ways<'_>) -> String {
          [rate]\ncommands_per_second = {}\nqueries_per_second = {}\n\
          [poll.ladder]\nideal = [{ladder}]\npaypal = [{ladder}]\n\
          [simulator]\nlisten = \"{}\"\nmerchant_key = \"{MERCHANT}\"\naccount = \"{ACCOUNT}\"\npassword = \"{CM_PASSWORD}\"\n\
-         notification_url = {}\nstate_dir = {}\n",
+         notification_url = {}\npublic_url = {}\nstate_dir = {}\n",
         quoted(ways.postgres),
         plan.database_connections,
         quoted(ways.nats),
@@ -73,6 +73,7 @@ pub(super) fn toml(plan: &Plan, ways: &Ways<'_>) -> String {
         plan.commands_per_second.saturating_mul(4),
         ways.simulator,
         quoted(&format!("{}?id=", ways.hooks)),
+        quoted(ways.cm),
         quoted(&ways.state.to_string_lossy()),
     );
     for shop in &plan.shops {

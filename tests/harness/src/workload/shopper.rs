@@ -206,7 +206,13 @@ impl Shopper<'_> {
         while Instant::now() < self.until {
             let sent = if let Some(trxid) = parameter("trxid") {
                 let form = [("trxid", trxid.as_str()), ("result", scenario)];
-                let page = url.split('?').next().unwrap_or(url);
+                // The same page, without what stands between the gateway and CM: shoppers come by another way.
+                let path = url
+                    .split('?')
+                    .next()
+                    .and_then(|page| page.rsplit_once("/ps_sim/"));
+                let (_, method) = path.with_context(|| format!("no bank at {url}"))?;
+                let page = format!("{}/ps_sim/{method}", self.client.access.cm_url);
                 self.client.http.post(page).form(&form).send().await
             } else {
                 let key = parameter("payment_cluster_key").with_context(|| format!("no key in {url}"))?;
