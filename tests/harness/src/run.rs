@@ -177,15 +177,9 @@ impl Asked {
     }
 
     async fn export(&self, access: &Access, to: &Path, clocks_apart: bool) -> anyhow::Result<()> {
-        let dir = to.to_string_lossy();
-        let args = [
-            "export",
-            "--to",
-            &dir,
-            "--simulator",
-            &access.cm_url,
-            "--projections",
-        ];
+        let (dir, seed) = (to.to_string_lossy(), self.seed.to_string());
+        let mut args = vec!["export", "--to", &dir, "--simulator", &access.cm_url];
+        args.extend(["--projections", "--quiescent", "--seed", &seed]);
         access.tool(&args).await?;
         let path = to.join("meta.json");
         let mut meta: Value = serde_json::from_slice(&fs::read(&path)?)?;
