@@ -13,7 +13,7 @@ use futures::{FutureExt as _, future::BoxFuture};
 
 use super::{Fault, Kind, Targets};
 use crate::{
-    installation::{Direct, Edges, Installation, Wire},
+    installation::{Direct, Edges, Installation, SIMULATOR, Wire},
     proxy::{Counts, Cut, Proxy, Trap, Upstream, Weather},
     random::Random,
 };
@@ -25,7 +25,8 @@ pub enum Edge {
     Postgres(String),
     /// From this process to nats-server.
     Nats(String),
-    /// From this gateway to CM.
+    /// From the gateways to CM, called after the first of them. One for all: CM's links to its menu lead to where it is
+    /// called, and a gateway refuses those that lead elsewhere.
     Cm(String),
     /// From CM to where we hear notifications.
     Hooks,
@@ -73,7 +74,16 @@ impl Network {
     /// An edge that processes use.
     #[must_use]
     pub fn proxy(&self, edge: &Edge) -> Option<Arc<Proxy>> {
-        self.lock().get(edge).cloned()
+        let proxies = self.lock();
+        let is_it = |other: &&Edge| match edge {
+            Edge::Cm(_) => matches!(other, Edge::Cm(_)),
+            edge => *other == edge,
+        };
+        proxies
+            .keys()
+            .find(is_it)
+            .and_then(|edge| proxies.get(edge))
+            .cloned()
     }
 
     /// Every edge that processes use.
@@ -138,8 +148,15 @@ impl Edges for Network {
     }
 
     fn cm_url(&self, process: &str, direct: &Direct) -> String {
-        let edge = Edge::Cm(process.to_owned());
-        let address = self.address(edge, Upstream::Tcp(direct.cm));
+        let calls = process.starts_with("cm-gateway") || process == "all" || process == SIMULATOR;
+        if !calls {
+            return format!("http://{}", direct.cm);
+        }
+        let shared = self.proxy(&Edge::Cm(process.to_owned()));
+        let address = match shared {
+            Some(proxy) => Some(proxy.address()),
+            None => self.address(Edge::Cm(process.to_owned()), Upstream::Tcp(direct.cm)),
+        };
         format!("http://{}", address.unwrap_or(direct.cm))
     }
 
