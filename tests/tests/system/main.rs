@@ -18,6 +18,7 @@ mod inbox;
 mod mutations;
 mod permissions;
 mod postgres_es;
+mod provider;
 mod read_models;
 mod replay;
 mod scenarios;
