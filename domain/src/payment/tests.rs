@@ -151,7 +151,11 @@ fn an_order_that_the_provider_may_hold_is_remembered_with_its_reason_to_the_end(
         redirected(),
         PaymentEvent::PaymentExpired,
     ]);
-    let asked: Vec<_> = payment.asked_orders().iter().map(|asked| asked.lost.is_some()).collect();
+    let asked: Vec<_> = payment
+        .asked_orders()
+        .iter()
+        .map(|asked| asked.lost.is_some())
+        .collect();
     assert_eq!(asked, [true, false], "what was never looked at does not exist");
 }
 
