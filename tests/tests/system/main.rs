@@ -19,6 +19,7 @@ mod mutations;
 mod permissions;
 mod planted;
 mod postgres_es;
+mod provider;
 mod read_models;
 mod replay;
 mod scenarios;
