@@ -229,9 +229,15 @@ impl Gateway {
         };
         let number = u64::try_from(claim.read_no).unwrap_or_default();
         let command = CommandId::derived(order_id.stream(), "read", number);
-        self.executor
+        let executed = self
+            .executor
             .execute(order_id, command, Caller::Internal, &observe)
             .await?;
+        if executed.replayed {
+            // Claims are not waited for to be on disk: a server that lost its power may give a number twice, and what was
+            // recorded under it is another answer. (Or it is ours, by a lost connection: then it is read once more.)
+            return Ok(Read::Again(SignedDuration::ZERO));
+        }
         if let Some(at) = newly_safe_at {
             let (order, _) = self.executor.current_order(order_id).await?;
             if order.opened().is_some_and(|opened| opened.safety != Safety::No) {

@@ -2,9 +2,9 @@
 //! such an order.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicI64, Ordering},
     },
     time::Duration,
@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use kassa_chassis::trace;
 use kassa_domain::ids::{OrderId, Shop};
 use kassa_event_store::{Store, request_read_for};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio_postgres::Transaction;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -31,6 +31,43 @@ const PARKED_ROWS_MAX: i64 = 100_000;
 const SWEEP_ROWS: i64 = 1_000;
 /// For one transaction. A call waits for at most two, which is less than its own deadline.
 const STORED_WITHIN: Duration = Duration::from_secs(4);
+/// Calls that share one transaction: beyond it a commit is no longer what costs.
+const TOGETHER_MAX: usize = 256;
+/// Calls that wait for their transaction: as many as there are connections.
+const WAITING_MAX: usize = 4_096;
+/// For a row that somebody else holds, while others wait with it; whoever waited in vain tries again alone.
+const TOGETHER: &str = "BEGIN; SET LOCAL lock_timeout = '250ms'";
+/// With the connection's own patience.
+const ALONE: &str = "BEGIN";
+
+/// References with the calls for each, and the orders that each may mean. Rows are written in the order of their keys, as
+/// appends write theirs: two that want the same ones wait for each other, and never both.
+const KEEP: &str = "
+    WITH found AS MATERIALIZED (SELECT stream_id FROM streams WHERE stream_id = ANY ($3::uuid[])),
+         meant AS MATERIALIZED (
+             SELECT m.* FROM unnest($1::int[], $2::text[], $3::uuid[], $4::text[], $5::text[])
+                             AS m(r, order_id, stream_id, shop, cause)
+              WHERE m.stream_id IN (SELECT stream_id FROM found)),
+         asked AS (
+             INSERT INTO provider_reads AS known (order_id, shop, requests, requested_at, asked_by, traceparent)
+             SELECT DISTINCT ON (order_id) order_id, shop, 1, clock_timestamp(), 'notification', cause
+               FROM meant ORDER BY order_id
+             ON CONFLICT (order_id) DO UPDATE
+                SET requests = known.requests + 1, requested_at = excluded.requested_at,
+                    asked_by = excluded.asked_by, traceparent = excluded.traceparent),
+         kept AS (
+             INSERT INTO notifications AS n (shop, reference, state, first_at, last_at, count)
+             SELECT c.shop, c.reference, CASE WHEN c.r IN (SELECT r FROM meant) THEN 'known' ELSE 'parked' END,
+                    clock_timestamp(), clock_timestamp(), c.calls
+               FROM unnest($6::int[], $7::text[], $8::text[], $9::bigint[]) AS c(r, shop, reference, calls)
+              WHERE c.r IN (SELECT r FROM meant) OR $10
+                 OR EXISTS (SELECT FROM notifications AS k WHERE k.shop = c.shop AND k.reference = c.reference)
+              ORDER BY c.shop, c.reference
+             ON CONFLICT (shop, reference) DO UPDATE
+                SET state = excluded.state, last_at = excluded.last_at, count = n.count + excluded.count,
+                    first_at = CASE WHEN excluded.state = 'parked' THEN excluded.first_at ELSE n.first_at END
+             RETURNING state)
+    SELECT (SELECT count(*) FROM meant), count(*) FILTER (WHERE state = 'parked') FROM kept";
 
 type Reference = (Shop, String);
 
@@ -41,86 +78,53 @@ pub(crate) struct NotKept;
 #[derive(Debug, Clone)]
 pub(crate) struct Hints {
     store: Store,
-    /// By reference, those who wait for its next transaction; an entry means that somebody stores for it now. Never more
-    /// than there are open connections.
-    waiting: Arc<Mutex<HashMap<Reference, Vec<oneshot::Sender<bool>>>>>,
+    calls: mpsc::Sender<Call>,
     /// How many rows are parked: as the last sweep counted, and what came since. Counting in each call would cost more the
     /// more strangers there are, and only for unknown references: the time would tell.
     parked: Arc<AtomicI64>,
 }
 
+/// One call that waits for its answer.
+#[derive(Debug)]
+struct Call {
+    of: Reference,
+    /// The trace in which it came.
+    cause: Option<String>,
+    stored: oneshot::Sender<bool>,
+}
+
+/// All calls for one reference.
+type Group = (Reference, Vec<Call>);
+
 impl Hints {
     pub(crate) fn new(store: Store) -> Self {
-        Self {
-            store,
-            waiting: Arc::default(),
-            parked: Arc::default(),
-        }
+        let (calls, waiting) = mpsc::channel(WAITING_MAX);
+        let parked = Arc::default();
+        let keeper = Keeper {
+            store: store.clone(),
+            parked: Arc::clone(&parked),
+        };
+        tokio::spawn(keeper.keep_all(waiting));
+        Self { store, calls, parked }
     }
 
     /// Stores a hint, known or not; after this the answer may be 200.
     ///
-    /// Calls for one reference share transactions: each would wait for the row of the one before, until a storm for one
-    /// order has all connections. Nobody joins a transaction that has begun: a read may have started on it already, and
-    /// each hint is to be followed by a read.
+    /// Calls that come together share a transaction: a storm would otherwise have all connections, and the disk, for
+    /// itself. Nobody joins one that has begun: a read may have started on it already, and each hint is to be followed by a
+    /// read.
     pub(crate) async fn keep(&self, shop: Shop, reference: String) -> Result<(), NotKept> {
         let (stored, answer) = oneshot::channel();
-        let key = (shop, reference);
-        let first = match self.waiting().entry(key.clone()) {
-            std::collections::hash_map::Entry::Occupied(mut others) => {
-                others.get_mut().push(stored);
-                false
-            }
-            std::collections::hash_map::Entry::Vacant(nobody) => {
-                nobody.insert(vec![stored]);
-                true
-            }
+        let call = Call {
+            of: (shop, reference),
+            cause: trace::current().map(|here| here.to_string()),
+            stored,
         };
-        if first {
-            // A task of its own: a caller who hangs up may not take the others along.
-            let turn = Turn {
-                hints: self.clone(),
-                key,
-                over: false,
-            };
-            tokio::spawn(trace::carried(trace::carry(), turn.store_all()));
-        }
+        self.calls.try_send(call).map_err(|_| NotKept)?;
         match answer.await {
             Ok(true) => Ok(()),
             Ok(false) | Err(_) => Err(NotKept),
         }
-    }
-
-    fn waiting(&self) -> MutexGuard<'_, HashMap<Reference, Vec<oneshot::Sender<bool>>>> {
-        // A panic while it was held left it whole: every change to it is one call.
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn keep_now(&self, shop: &Shop, reference: &str, calls: i64) -> anyhow::Result<()> {
-        let mut client = self.store.pool().get().await?;
-        let transaction = client.transaction().await?;
-        let known = request_reads(&transaction, shop, reference).await?;
-        let state = if known { "known" } else { "parked" };
-        let room = known || self.parked.load(Ordering::Relaxed) < PARKED_ROWS_MAX;
-        let kept = transaction
-            .execute(
-                "INSERT INTO notifications AS n (shop, reference, state, first_at, last_at, count)
-                 SELECT $1, $2, $3, clock_timestamp(), clock_timestamp(), $5
-                  WHERE $4 OR EXISTS (SELECT FROM notifications WHERE shop = $1 AND reference = $2)
-                 ON CONFLICT (shop, reference) DO UPDATE
-                    SET state = excluded.state, last_at = excluded.last_at, count = n.count + excluded.count,
-                        first_at = CASE WHEN excluded.state = 'parked' THEN excluded.first_at ELSE n.first_at END",
-                &[&shop.as_str(), &reference, &state, &room, &calls],
-            )
-            .await?;
-        transaction.commit().await?;
-        drop(client);
-        if known {
-            self.store.ring_readers().await?;
-        } else if kept > 0 {
-            self.parked.fetch_add(1, Ordering::Relaxed);
-        }
-        Ok(())
     }
 
     /// Looks for the orders of parked references until shutdown.
@@ -223,57 +227,98 @@ impl Hints {
 /// A parked row's place among all of them.
 type Parked = (Timestamp, String, String);
 
-/// The right to store for one reference; given back in any way, or the reference would never be stored again.
-struct Turn {
-    hints: Hints,
-    key: Reference,
-    over: bool,
+/// Stores what calls bring, as many at once as wait.
+#[derive(Debug, Clone)]
+struct Keeper {
+    store: Store,
+    parked: Arc<AtomicI64>,
 }
 
-impl Drop for Turn {
-    fn drop(&mut self) {
-        // After its end, the place may be another's already.
-        if !self.over {
-            self.hints.waiting().remove(&self.key);
-        }
-    }
-}
-
-impl Turn {
-    /// Stores for those who wait, and for those who came meanwhile, until there are none.
-    async fn store_all(mut self) {
-        while let Some(group) = self.next_group() {
-            let (shop, reference) = &self.key;
-            let calls = i64::try_from(group.len()).unwrap_or(i64::MAX);
-            let storing = self.hints.keep_now(shop, reference, calls);
-            let stored = match tokio::time::timeout(STORED_WITHIN, storing).await {
-                Ok(Ok(())) => true,
-                Ok(Err(error)) => {
-                    tracing::warn!(%shop, error = format!("{error:#}"), "a notification could not be stored; CM will try again");
-                    false
-                }
-                Err(_) => {
-                    tracing::warn!(%shop, "a notification could not be stored in time; CM will try again");
-                    false
-                }
-            };
-            for caller in group {
-                // Whoever hung up does not hear it.
-                let _ = caller.send(stored);
+impl Keeper {
+    /// Until nobody can call any more.
+    async fn keep_all(self, mut waiting: mpsc::Receiver<Call>) {
+        while let Some(first) = waiting.recv().await {
+            let mut groups: BTreeMap<Reference, Vec<Call>> = BTreeMap::new();
+            groups.entry(first.of.clone()).or_default().push(first);
+            for _ in 1..TOGETHER_MAX {
+                let Ok(next) = waiting.try_recv() else { break };
+                groups.entry(next.of.clone()).or_default().push(next);
+            }
+            let groups: Vec<Group> = groups.into_iter().collect();
+            if self.keep_in_time(&groups, TOGETHER).await.is_ok() {
+                answer(groups, true);
+                continue;
+            }
+            // One of them may be at fault, or waits for a row that somebody holds: the others, and those who come after
+            // them, must not suffer.
+            for group in groups {
+                let keeper = self.clone();
+                tokio::spawn(async move { keeper.keep_alone(group).await });
             }
         }
     }
 
-    /// All who wait; `None` ends the turn in the same breath, so that nobody is left waiting for it.
-    fn next_group(&mut self) -> Option<Vec<oneshot::Sender<bool>>> {
-        let mut waiting = self.hints.waiting();
-        let group = std::mem::take(waiting.get_mut(&self.key)?);
-        if !group.is_empty() {
-            return Some(group);
+    async fn keep_alone(&self, group: Group) {
+        let kept = self.keep_in_time(std::slice::from_ref(&group), ALONE).await;
+        if let Err(error) = &kept {
+            let (shop, _) = &group.0;
+            tracing::warn!(%shop, error = format!("{error:#}"), "a notification could not be stored; CM will try again");
         }
-        waiting.remove(&self.key);
-        self.over = true;
-        None
+        answer([group], kept.is_ok());
+    }
+
+    async fn keep_in_time(&self, groups: &[Group], begin: &str) -> anyhow::Result<()> {
+        tokio::time::timeout(STORED_WITHIN, self.keep_now(groups, begin)).await?
+    }
+
+    async fn keep_now(&self, groups: &[Group], begin: &str) -> anyhow::Result<()> {
+        let mut meant: (Vec<i32>, Vec<String>, Vec<Uuid>, Vec<&str>, Vec<Option<&str>>) = Default::default();
+        let mut called: (Vec<i32>, Vec<&str>, Vec<&str>, Vec<i64>) = Default::default();
+        for (((shop, reference), calls), r) in groups.iter().zip(0_i32..) {
+            // Of several who ask for one read, the last is remembered.
+            let cause = calls.last().and_then(|call| call.cause.as_deref());
+            for order in candidates(shop, reference) {
+                meant.0.push(r);
+                meant.1.push(order.to_string());
+                meant.2.push(order.stream());
+                meant.3.push(shop.as_str());
+                meant.4.push(cause);
+            }
+            called.0.push(r);
+            called.1.push(shop.as_str());
+            called.2.push(reference);
+            called.3.push(i64::try_from(calls.len())?);
+        }
+        let room = self.parked.load(Ordering::Relaxed) < PARKED_ROWS_MAX;
+        let client = self.store.pool().get().await?;
+        let statement = client.prepare_cached(KEEP).await?;
+        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 10] = [
+            &meant.0, &meant.1, &meant.2, &meant.3, &meant.4, &called.0, &called.1, &called.2, &called.3,
+            &room,
+        ];
+        // Sent together, so that it costs one way there and back.
+        let (begun, kept, committed) = futures::join!(
+            client.batch_execute(begin),
+            client.query_one(&statement, &params),
+            client.batch_execute("COMMIT"),
+        );
+        begun?;
+        let kept = kept?;
+        committed?;
+        drop(client);
+        let (known, parked): (i64, i64) = (kept.get(0), kept.get(1));
+        self.parked.fetch_add(parked, Ordering::Relaxed);
+        if known > 0 {
+            self.store.ring_readers().await?;
+        }
+        Ok(())
+    }
+}
+
+fn answer(groups: impl IntoIterator<Item = Group>, stored: bool) {
+    for call in groups.into_iter().flat_map(|(_, calls)| calls) {
+        // Whoever hung up does not hear it.
+        let _ = call.stored.send(stored);
     }
 }
 

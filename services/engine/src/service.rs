@@ -229,9 +229,9 @@ impl Commands {
             Err(problem) => return Ok(Reply::new(Err(problem)).replayed(replayed)),
         };
         let deadline = tokio::time::Instant::now() + wait.unwrap_or(Duration::from_secs(WAIT_DEFAULT_S));
-        let mut hints = self.executor.store().hints();
+        let streams = vec![made.payment_id.stream(), made.order_id.stream()];
+        let heard = self.executor.store().hear(streams);
         loop {
-            hints.mark_unchanged();
             let (payment, paid_at) = self
                 .executor
                 .current_payment(made.payment_id)
@@ -251,7 +251,7 @@ impl Commands {
                 tokio::select! {
                     // Answered with what there is: the shop asks again, and another instance answers.
                     () = self.shutdown.cancelled() => {}
-                    _ = tokio::time::timeout_at(look, hints.changed()) => {}
+                    _ = tokio::time::timeout_at(look, heard.changed()) => {}
                 }
                 continue;
             }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::{
     append::{Append, AppendError, Appended},
-    hints::Bells,
+    hints::{Bells, Written},
     store::open,
 };
 
@@ -190,11 +190,11 @@ async fn fly(
 ) -> Option<Connection> {
     match flight(&connection, &batch).await {
         Ok(results) => {
-            let news = batch.iter().any(|one| !one.append.events.is_empty());
+            let written = written(&batch);
             let reads = batch.iter().any(|one| !one.append.reads.is_empty());
             answer(batch, results);
-            bells.ring(news, reads);
-            notify(&connection, news, reads);
+            bells.ring(&written, reads);
+            notify(&connection, &bells.notify(&written, reads));
             Some(connection)
         }
         Err(Crash::Refused {
@@ -370,15 +370,22 @@ fn describe(error: &tokio_postgres::Error) -> String {
 
 /// After the commit and in a statement of its own: inside, it would serialise the commits of all parts. It is sent before
 /// this returns, so that it cannot get between the next flight's begin and commit; its answer is of no interest.
-fn notify(connection: &Connection, news: bool, reads: bool) {
-    let statement = match (news, reads) {
-        (true, true) => "NOTIFY kassa_log; NOTIFY kassa_reads",
-        (true, false) => "NOTIFY kassa_log",
-        (false, true) => "NOTIFY kassa_reads",
-        (false, false) => return,
-    };
-    // Only a hint: who waits for it also looks.
-    let _ = connection.client.batch_execute(statement).now_or_never();
+fn notify(connection: &Connection, statement: &str) {
+    if !statement.is_empty() {
+        // Only a hint: who waits for it also looks.
+        let _ = connection.client.batch_execute(statement).now_or_never();
+    }
+}
+
+/// The streams that the batch wrote to, or would have; a hint too many costs a look.
+fn written(batch: &[Waiting]) -> Written {
+    let events = batch.iter().flat_map(|one| &one.append.events);
+    let streams: HashSet<Uuid> = events.map(|event| event.stream_id).collect();
+    if streams.is_empty() {
+        Written::Nothing
+    } else {
+        Written::Streams(streams.into_iter().collect())
+    }
 }
 
 /// The batch as the statement takes it: one array a column.

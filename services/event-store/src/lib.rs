@@ -14,6 +14,7 @@ mod timers;
 pub use append::{Append, AppendError, Appended, NewEvent, NewTimer, ReadRequest, Touch, VaultRow};
 pub use clock::Clock;
 pub use filter::{Found, LogFilter};
+pub use hints::Heard;
 pub use read::{LoggedCommand, StoredEvent};
 pub use reads::{ClaimedRead, request_read_for, request_read_in};
 pub use store::{Store, StoreConfig, StoreError};

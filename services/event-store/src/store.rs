@@ -10,7 +10,7 @@ use crate::{
     append::{Append, AppendError, Appended},
     batcher::{self, QUEUE_MAX, Waiting},
     clock::Clock,
-    hints::{self, Bells},
+    hints::{self, Bells, Heard},
 };
 
 /// The role that services step down to: it can add to the log and not change it.
@@ -206,6 +206,11 @@ impl Store {
     /// Changes when something may have been appended, by anyone. Only a hint: look as well.
     pub fn hints(&self) -> watch::Receiver<u64> {
         self.bells.log()
+    }
+
+    /// Hears when one of these streams may have been written to, by anyone. Only a hint: look as well.
+    pub fn hear(&self, streams: Vec<uuid::Uuid>) -> Heard {
+        Heard::new(&self.bells, streams)
     }
 
     /// Changes when a report may have to be read. Only a hint: look as well.

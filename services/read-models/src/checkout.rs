@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use cqrs_es::Aggregate as _;
+use deadpool_postgres::Transaction;
 use jiff::Timestamp;
 use kassa_domain::{
     ids::PaymentId,
@@ -17,7 +18,7 @@ use kassa_events_schema::{
     order,
 };
 use serde::{Deserialize, Serialize};
-use tokio_postgres::Transaction;
+use tokio_postgres::types::Json;
 
 use crate::projector::{Projection, Table, read};
 
@@ -58,10 +59,11 @@ impl Projection for Checkout {
             group.push(event);
         }
         let mut states = load(transaction, generation, &orders).await?;
-        for order in orders {
-            let (mut state, seen) = states.remove(&order).unwrap_or_default();
+        let mut rows = Rows::default();
+        for order in &orders {
+            let (mut state, seen) = states.remove(order).unwrap_or_default();
             // A row knows how far it is: what comes again changes nothing.
-            let news: Vec<_> = by_order[&order]
+            let news: Vec<_> = by_order[order]
                 .iter()
                 .filter(|event| event.position > seen)
                 .collect();
@@ -69,10 +71,10 @@ impl Projection for Checkout {
                 state.fold(event)?;
             }
             if let (Some(opened), Some(last)) = (state.order.opened().cloned(), news.last()) {
-                save(transaction, generation, &order, &state, &opened, last).await?;
+                rows.add(order, state, &opened, last)?;
             }
         }
-        Ok(())
+        rows.save(transaction, generation).await
     }
 }
 
@@ -196,50 +198,93 @@ async fn load(
     generation: i32,
     orders: &[String],
 ) -> anyhow::Result<HashMap<String, (State, i64)>> {
-    let rows = transaction
-        .query(
+    let statement = transaction
+        .prepare_cached(
             "SELECT order_id, state, position FROM read_orders_all WHERE generation = $1 AND order_id = ANY ($2)",
-            &[&generation, &orders],
         )
         .await?;
+    let rows = transaction.query(&statement, &[&generation, &orders]).await?;
     rows.into_iter()
-        .map(|row| Ok((row.get(0), (serde_json::from_value(row.get(1))?, row.get(2)))))
+        .map(|row| {
+            let Json(state) = row.get(1);
+            Ok((row.get(0), (state, row.get(2))))
+        })
         .collect()
 }
 
-async fn save(
-    transaction: &Transaction<'_>,
-    generation: i32,
-    order: &str,
-    state: &State,
-    opened: &Opened,
-    last: &StoredEvent,
-) -> anyhow::Result<()> {
-    let view = state.document(opened, format!("{}-{}", last.part, last.position))?;
-    let document = serde_json::to_value(&view)?;
-    transaction
-        .execute(
-            "INSERT INTO read_orders_all (order_id, shop, order_reference, status, safe, document, state, part, position,
-                                      created_at, updated_at, generation)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
-             ON CONFLICT (generation, order_id) DO UPDATE
-                SET status = excluded.status, safe = excluded.safe, document = excluded.document,
-                    state = excluded.state, position = excluded.position, updated_at = excluded.updated_at",
-            &[
-                &order,
-                &opened.facts.shop.as_str(),
-                &opened.facts.order_reference,
-                &opened.status(),
-                &view.safe.value.as_str(),
-                &document,
-                &serde_json::to_value(state)?,
-                &last.part,
-                &last.position,
-                &state.created_at,
-                &last.recorded_at,
-                &generation,
-            ],
-        )
-        .await?;
-    Ok(())
+/// What a batch makes of its orders' rows, one array a column: a statement an order costs more than what it does.
+#[derive(Default)]
+struct Rows<'a> {
+    orders: Vec<&'a str>,
+    shops: Vec<String>,
+    references: Vec<String>,
+    statuses: Vec<&'static str>,
+    safe: Vec<String>,
+    documents: Vec<Json<OrderView>>,
+    states: Vec<Json<State>>,
+    parts: Vec<i32>,
+    positions: Vec<i64>,
+    created: Vec<Option<Timestamp>>,
+    updated: Vec<Timestamp>,
+}
+
+impl<'a> Rows<'a> {
+    fn add(
+        &mut self,
+        order: &'a str,
+        state: State,
+        opened: &Opened,
+        last: &StoredEvent,
+    ) -> anyhow::Result<()> {
+        let view = state.document(opened, format!("{}-{}", last.part, last.position))?;
+        self.orders.push(order);
+        self.shops.push(opened.facts.shop.to_string());
+        self.references.push(opened.facts.order_reference.clone());
+        self.statuses.push(opened.status());
+        self.safe.push(view.safe.value.as_str().to_owned());
+        self.documents.push(Json(view));
+        self.created.push(state.created_at);
+        self.states.push(Json(state));
+        self.parts.push(last.part);
+        self.positions.push(last.position);
+        self.updated.push(last.recorded_at);
+        Ok(())
+    }
+
+    async fn save(&self, transaction: &Transaction<'_>, generation: i32) -> anyhow::Result<()> {
+        if self.orders.is_empty() {
+            return Ok(());
+        }
+        let statement = transaction
+            .prepare_cached(
+                "INSERT INTO read_orders_all (order_id, shop, order_reference, status, safe, document, state, part, position,
+                                              created_at, updated_at, generation)
+                 SELECT u.*, $12 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::jsonb[],
+                                             $7::jsonb[], $8::int[], $9::bigint[], $10::timestamptz[], $11::timestamptz[]) AS u
+                 ON CONFLICT (generation, order_id) DO UPDATE
+                    SET status = excluded.status, safe = excluded.safe, document = excluded.document,
+                        state = excluded.state, position = excluded.position, updated_at = excluded.updated_at",
+            )
+            .await?;
+        transaction
+            .execute(
+                &statement,
+                &[
+                    &self.orders,
+                    &self.shops,
+                    &self.references,
+                    &self.statuses,
+                    &self.safe,
+                    &self.documents,
+                    &self.states,
+                    &self.parts,
+                    &self.positions,
+                    &self.created,
+                    &self.updated,
+                    &generation,
+                ],
+            )
+            .await?;
+        Ok(())
+    }
 }

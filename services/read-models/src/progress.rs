@@ -29,7 +29,10 @@ pub(crate) async fn follow(
         tokio::select! {
             () = shutdown.cancelled() => {}
             // A hint says that the log has grown. While the projection works on that, only looking tells.
-            _ = hints.changed(), if position >= head => {}
+            _ = hints.changed(), if position >= head => {
+                // The projection lets more gather before it works: looking sooner would see nothing.
+                tokio::time::sleep(LOOK_BEHIND).await;
+            }
             () = tokio::time::sleep(pause) => {}
         }
     }
@@ -39,12 +42,12 @@ pub(crate) async fn follow(
 /// The projection's position and the log's.
 async fn look(store: &Store, name: &str, part: i32) -> anyhow::Result<(i64, i64)> {
     let client = store.pool().get().await?;
-    let row = client
-        .query_one(
+    let statement = client
+        .prepare_cached(
             "SELECT coalesce((SELECT position FROM projections WHERE name = $1 AND part = $2), 0),
                     coalesce((SELECT position FROM log_head WHERE part = $2), 0)",
-            &[&name, &part],
         )
         .await?;
+    let row = client.query_one(&statement, &[&name, &part]).await?;
     Ok((row.get(0), row.get(1)))
 }

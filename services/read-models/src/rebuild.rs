@@ -5,8 +5,8 @@
 //! A process that dies on the way leaves rows that nobody reads, and a build that nobody touches any more. The next rebuild
 //! takes its place, sweeps and begins again: a build that was begun by another version of the code is not gone on with.
 
+use deadpool_postgres::Transaction;
 use kassa_event_store::Store;
-use tokio_postgres::Transaction;
 use tokio_util::sync::CancellationToken;
 
 use crate::{

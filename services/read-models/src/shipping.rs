@@ -1,9 +1,9 @@
 //! What was released, when, and by which event, and was it taken back? One row an order and epoch, for those who ask and do
 //! not consume.
 
+use deadpool_postgres::Transaction;
 use kassa_domain::order::OrderEvent;
 use kassa_event_store::StoredEvent;
-use tokio_postgres::Transaction;
 
 use crate::projector::{Projection, Table, read};
 
@@ -38,14 +38,19 @@ async fn release(transaction: &Transaction<'_>, generation: i32, stored: &Stored
     let OrderEvent::ConfidenceReachedSafe { epoch, ordered, .. } = read(stored)? else {
         return Ok(());
     };
-    transaction
-        .execute(
+    let statement = transaction
+        .prepare_cached(
             "INSERT INTO read_shipping_all (order_id, epoch, shop, order_reference, amount_minor, currency,
                                             safe_at, event_id, position, part, generation)
              SELECT $1, $2, $3, payload #>> '{OrderCreated,order_reference}', $4, $5, $6, $7, $8, $10, $11
                FROM (SELECT convert_from(payload, 'UTF8')::jsonb AS payload FROM events
                       WHERE stream_id = $9 AND version = 1) AS created
              ON CONFLICT DO NOTHING",
+        )
+        .await?;
+    transaction
+        .execute(
+            &statement,
             &[
                 &stored.aggregate_id,
                 &i32::try_from(epoch)?,

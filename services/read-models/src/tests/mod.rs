@@ -65,8 +65,8 @@ async fn ask(store: &Store, projected: i64, verb: &str, body: &str) -> Result<Va
 /// Until there is nothing more; where the projection stands then.
 async fn project<P: Projection>(projection: &P, store: &Store) -> anyhow::Result<i64> {
     loop {
-        if let (position, false) = projector::step(projection, store, PART).await? {
-            return Ok(position);
+        if let (stands, false) = projector::step(projection, store, PART, None).await? {
+            return Ok(stands.position);
         }
     }
 }
@@ -105,7 +105,7 @@ async fn a_batch_that_cannot_be_applied_leaves_neither_rows_nor_a_checkpoint() {
     database.append(order("A-2"), 0, &[created("A-2")]).await;
     let unreadable = vec![("OrderCreated".to_owned(), b"{}".to_vec())];
     database.append_bytes(order("A-3"), 0, unreadable).await;
-    let error = projector::step(&Checkout, &database.store, PART)
+    let error = projector::step(&Checkout, &database.store, PART, None)
         .await
         .expect_err("it is not an event");
     assert!(

@@ -113,10 +113,10 @@ async fn what_the_projector_did_between_the_last_look_and_the_swap_is_not_missin
             .await,
         1
     );
-    let again = projector::step(&Checkout, &database.store, PART)
+    let (stands, full) = projector::step(&Checkout, &database.store, PART, None)
         .await
         .expect("it goes on");
-    assert_eq!(again, (6, false));
+    assert_eq!((stands.position, full), (6, false));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
