@@ -53,6 +53,8 @@ pub enum Fault {
 pub enum Refusal {
     /// The answer is no. Stored, so that a repeat gets the same answer.
     Problem(Box<Problem>),
+    /// Another decision was stored between two reads of this one: it is made again, from what is stored now.
+    Torn,
     /// No, by what is configured today. Not stored: it may be yes tomorrow. A command that was decided before keeps its answer.
     NotKept(Box<Problem>),
     Fault(Fault),
@@ -172,6 +174,10 @@ impl Executor {
                             replayed: false,
                         }),
                     };
+                }
+                Err(Refusal::Torn) => {
+                    self.forget(&session);
+                    continue;
                 }
                 Err(Refusal::Fault(fault)) => return Err(fault),
             };

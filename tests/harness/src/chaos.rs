@@ -38,7 +38,7 @@ pub struct ChaosArgs {
     #[arg(long, default_value_t = 150, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=6_000))]
     pub per_minute: u64,
     /// A fault so many seconds after the other, in the mean.
-    #[arg(long, default_value_t = 15, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    #[arg(long, default_value_t = 12, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3_600))]
     pub every: u64,
     /// Only faults whose name begins so.
     #[arg(long, default_value = "", value_name = "KIND")]
@@ -100,6 +100,7 @@ pub async fn run(args: &ChaosArgs, exe: PathBuf) -> anyhow::Result<ExitCode> {
         payments_per_minute: args.per_minute,
         fault_every: Duration::from_secs(args.every),
         only: args.only.clone(),
+        doubled: true,
     };
     let verdict = both(&asked, !args.alone, &mut |text: &str| eprintln!("{text}")).await;
     let good = verdict.as_ref().is_ok_and(Verdict::good);

@@ -190,6 +190,7 @@ fn story(number: u64) -> Story {
         scenario: Scenario {
             name: "ideal/success".to_owned(),
             method: "ideal".to_owned(),
+            pays: true,
         },
         amount_minor: 4_995,
         arrives: Duration::ZERO,
