@@ -13,7 +13,7 @@ use futures::{FutureExt as _, future::BoxFuture};
 
 use super::{Fault, Kind, Targets};
 use crate::{
-    installation::{Direct, Edges, Installation, SIMULATOR, Wire},
+    installation::{Direct, Edges, Installation, Wire},
     proxy::{Counts, Cut, Proxy, Trap, Upstream, Weather},
     random::Random,
 };
@@ -25,9 +25,8 @@ pub enum Edge {
     Postgres(String),
     /// From this process to nats-server.
     Nats(String),
-    /// From the gateways to CM, called after the first of them. One for all: CM's links to its menu lead to where it is
-    /// called, and a gateway refuses those that lead elsewhere.
-    Cm(String),
+    /// From the gateways to CM, which has one public address.
+    Cm,
     /// From CM to where we hear notifications.
     Hooks,
 }
@@ -37,7 +36,8 @@ impl Edge {
     #[must_use]
     pub fn is_of(&self, process: &str) -> bool {
         match self {
-            Self::Postgres(name) | Self::Nats(name) | Self::Cm(name) => name == process,
+            Self::Postgres(name) | Self::Nats(name) => name == process,
+            Self::Cm => process == "all" || process.starts_with("cm-gateway"),
             Self::Hooks => false,
         }
     }
@@ -46,7 +46,7 @@ impl Edge {
         match self {
             Self::Postgres(name) => format!("{name}>postgres"),
             Self::Nats(name) => format!("{name}>nats"),
-            Self::Cm(name) => format!("{name}>cm"),
+            Self::Cm => "gateway>cm".to_owned(),
             Self::Hooks => "cm>hooks".to_owned(),
         }
     }
@@ -74,16 +74,7 @@ impl Network {
     /// An edge that processes use.
     #[must_use]
     pub fn proxy(&self, edge: &Edge) -> Option<Arc<Proxy>> {
-        let proxies = self.lock();
-        let is_it = |other: &&Edge| match edge {
-            Edge::Cm(_) => matches!(other, Edge::Cm(_)),
-            edge => *other == edge,
-        };
-        proxies
-            .keys()
-            .find(is_it)
-            .and_then(|edge| proxies.get(edge))
-            .cloned()
+        self.lock().get(edge).cloned()
     }
 
     /// Every edge that processes use.
@@ -147,16 +138,8 @@ impl Edges for Network {
         format!("nats://{}", address.unwrap_or(direct.nats))
     }
 
-    fn cm_url(&self, process: &str, direct: &Direct) -> String {
-        let calls = process.starts_with("cm-gateway") || process == "all" || process == SIMULATOR;
-        if !calls {
-            return format!("http://{}", direct.cm);
-        }
-        let shared = self.proxy(&Edge::Cm(process.to_owned()));
-        let address = match shared {
-            Some(proxy) => Some(proxy.address()),
-            None => self.address(Edge::Cm(process.to_owned()), Upstream::Tcp(direct.cm)),
-        };
+    fn cm_url(&self, _: &str, direct: &Direct) -> String {
+        let address = self.address(Edge::Cm, Upstream::Tcp(direct.cm));
         format!("http://{}", address.unwrap_or(direct.cm))
     }
 
