@@ -156,7 +156,8 @@ async fn p_02_an_effect_that_shows_late_is_waited_for_and_nothing_is_started_mea
             .until_order(order_id, "pending", "outcome_unknown", "no")
             .await;
     }
-    stage.pass("80s").await;
+    // Well before the horizon, also on a machine that takes a minute for what comes now.
+    stage.pass("25s").await;
     for (reference, order_id) in [(&late, &late_id), (&never, &never_id)] {
         let read = stage.count(reference, "answer", "status").await;
         stage
@@ -164,15 +165,13 @@ async fn p_02_an_effect_that_shows_late_is_waited_for_and_nothing_is_started_mea
                 stage.count(reference, "answer", "status").await > read + 1
             })
             .await;
-        // Who asks again is sent to the menu with the payment that there is.
-        let same = again(order_id).await;
-        assert_eq!(same["status"], "outcome_unknown", "{same}");
+        let refused = again(order_id).await;
+        assert_eq!(refused["code"], "payment_under_way", "{refused}");
         assert_eq!(starts(stage, reference).await, 1);
         let order = stage.get_order(order_id).await;
-        assert_eq!(order["payments"].as_array().map(Vec::len), Some(1), "{order}");
-        assert_eq!(order["payments"][0]["payment_id"], same["payment_id"], "{order}");
+        assert_eq!(order["payments"][0]["status"], "outcome_unknown", "{order}");
     }
-    stage.pass("16s").await;
+    stage.pass("75s").await;
     stage.until_order(&late_id, "pending", "redirected", "no").await;
     pay(stage, &late).await;
     stage.until_order(&late_id, "paid", "authorized", "yes").await;
