@@ -11,6 +11,7 @@ use clap::{Args, Subcommand};
 use crate::{
     run::Asked,
     shipment::{self, ShipmentArgs},
+    sweep::{SWEPT, Sweep},
     verdict::Verdict,
 };
 
@@ -25,7 +26,8 @@ use crate::{
     after_help = "Examples:
   kassa chaos --minutes 2 --seed 1
   kassa chaos --minutes 20 --seed 7
-  kassa chaos --minutes 0.5 --seed 7 --only kill"
+  kassa chaos --minutes 0.5 --seed 7 --only kill
+  kassa chaos --sweep --role relay"
 )]
 pub struct ChaosArgs {
     /// How long payments are made and faults injected; 0.5 is half a minute.
@@ -49,6 +51,12 @@ pub struct ChaosArgs {
     /// Keeps the folder of a run in which nothing is wrong, too.
     #[arg(long)]
     pub keep: bool,
+    /// Instead: kills each process at its 1st, 2nd, 3rd … write until one payment is through.
+    #[arg(long, conflicts_with_all = ["minutes", "per_minute", "every", "only", "alone"])]
+    pub sweep: bool,
+    /// Sweeps this process only.
+    #[arg(long, requires = "sweep", value_name = "ROLE", value_parser = clap::builder::PossibleValuesParser::new(SWEPT))]
+    pub role: Option<String>,
     #[command(subcommand)]
     part: Option<Part>,
 }
@@ -91,6 +99,9 @@ pub async fn run(args: &ChaosArgs, exe: PathBuf) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let cache_dir = kassa_infra::run::cache_dir();
+    if args.sweep {
+        return swept(args, exe, cache_dir).await;
+    }
     let asked = Asked {
         exe,
         folder: folder(&cache_dir, args.seed)?,
@@ -114,6 +125,39 @@ pub async fn run(args: &ChaosArgs, exe: PathBuf) -> anyhow::Result<ExitCode> {
         eprintln!("again      {}", again(args));
     }
     println!("{}", verdict?.told().trim_end());
+    Ok(ExitCode::from(u8::from(!good)))
+}
+
+/// Sweeps, and keeps the folder where a payment did not end well.
+async fn swept(args: &ChaosArgs, exe: PathBuf, cache_dir: PathBuf) -> anyhow::Result<ExitCode> {
+    let sweep = Sweep {
+        exe,
+        folder: folder(&cache_dir, args.seed)?,
+        cache_dir,
+        roles: args
+            .role
+            .clone()
+            .map_or_else(|| SWEPT.map(str::to_owned).to_vec(), |role| vec![role]),
+        first: 1,
+        step: 1,
+        budget: None,
+    };
+    let swept = sweep.run(|line| eprintln!("{line}")).await;
+    let good = swept.as_ref().is_ok_and(|swept| swept.failures.is_empty());
+    if good && !args.keep {
+        std::fs::remove_dir_all(&sweep.folder)?;
+    } else {
+        keep(&sweep.folder)?;
+        eprintln!("kept       {}", sweep.folder.display());
+    }
+    let swept = swept?;
+    println!("kills      {}", swept.kills);
+    for (role, n) in &swept.complete {
+        println!("complete   {role}: a payment is through before write {n}");
+    }
+    for failure in &swept.failures {
+        println!("WRONG      {failure}");
+    }
     Ok(ExitCode::from(u8::from(!good)))
 }
 

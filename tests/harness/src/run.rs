@@ -58,7 +58,7 @@ impl Asked {
         (self.lasts.as_secs().max(1) * self.payments_per_minute / 60).max(1)
     }
 
-    fn plan(&self, folder: &Path) -> Plan {
+    pub(crate) fn plan(&self, folder: &Path) -> Plan {
         let mut plan = Plan::new(self.exe.clone(), folder.to_owned(), self.cache_dir.clone());
         for name in ["ORDER_TTL", "ATTEMPT_TTL"] {
             plan.environment
@@ -176,7 +176,7 @@ impl Asked {
         })
     }
 
-    async fn export(&self, access: &Access, to: &Path, clocks_apart: bool) -> anyhow::Result<()> {
+    pub(crate) async fn export(&self, access: &Access, to: &Path, clocks_apart: bool) -> anyhow::Result<()> {
         let (dir, seed) = (to.to_string_lossy(), self.seed.to_string());
         let mut args = vec!["export", "--to", &dir, "--simulator", &access.cm_url];
         args.extend(["--projections", "--quiescent", "--seed", &seed]);
@@ -206,7 +206,7 @@ async fn earlier(access: &Access, to: PathBuf, after: Duration) -> PathBuf {
     to.join("events.ndjson")
 }
 
-fn end(end: &End) -> Value {
+pub(crate) fn end(end: &End) -> Value {
     json!({
         "role": end.role, "pid": end.pid, "signal": end.signal, "sent_at": end.sent_at, "exited_at": end.exited_at,
         "code": end.code,
@@ -214,7 +214,7 @@ fn end(end: &End) -> Value {
 }
 
 /// What the shop's database committed, in its order: events that were delivered, releases and holds that came of them.
-async fn shipped(access: &Access, export: &Path) -> anyhow::Result<()> {
+pub(crate) async fn shipped(access: &Access, export: &Path) -> anyhow::Result<()> {
     let rows = rows(
         access,
         "SELECT json_build_object('n', row_number() OVER (ORDER BY at, rank, event_id), 'what', what,
@@ -248,7 +248,7 @@ async fn rows(access: &Access, sql: &str) -> anyhow::Result<Vec<String>> {
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-fn lines(path: &Path, rows: impl Iterator<Item = Value>) -> anyhow::Result<()> {
+pub(crate) fn lines(path: &Path, rows: impl Iterator<Item = Value>) -> anyhow::Result<()> {
     text(path, rows.map(|row| row.to_string()))
 }
 
