@@ -3,11 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use kassa_chassis::bus::Disposition;
 use kassa_domain::{
     ids::{CommandId, PaymentId},
-    order::Opened,
+    order::{Opened, ProviderOrder},
     payment::{LossClass, Method, Operation, Payment, Pending, Resolution, Step},
 };
 use kassa_engine::{Caller, Fault, Recorded, Said, Word};
@@ -70,7 +70,7 @@ impl Gateway {
 
     /// Whether nobody is at a payment that somebody should be at: its message was lost, or its worker.
     pub(crate) async fn neglected(&self, id: PaymentId) -> Result<bool, Fault> {
-        Ok(match self.executor.current_payment(id).await?.0 {
+        let looks_so = |payment: &Payment| match payment {
             Payment::Pending(Pending {
                 step: Step::Deciding, ..
             }) => true,
@@ -82,11 +82,15 @@ impl Gateway {
             | Payment::Pending(_)
             | Payment::Authorized { .. }
             | Payment::Closed { .. } => false,
-        })
+        };
+        // What is remembered may be older, and another gateway at it.
+        Ok(looks_so(&self.executor.remembered_payment(id).await?.0)
+            && looks_so(&self.executor.current_payment(id).await?.0))
     }
 
     async fn step(&self, id: PaymentId) -> Result<Stepped, Fault> {
-        let (payment, _) = self.executor.current_payment(id).await?;
+        // Whatever is done because of it is checked by an append, which finds out if it was too old.
+        let (payment, _) = self.executor.remembered_payment(id).await?;
         let pending = match payment {
             Payment::Pending(pending) => pending,
             Payment::Authorized { .. } | Payment::Closed { .. } => return Ok(Stepped::Done),
@@ -125,7 +129,12 @@ impl Gateway {
     }
 
     async fn decide(&self, pending: &Pending) -> Result<Stepped, Fault> {
-        let (order, _) = self.executor.current_order(pending.attempt.order_id).await?;
+        let order_id = pending.attempt.order_id;
+        let (mut order, _) = self.executor.remembered_order(order_id).await?;
+        if order.opened().is_none_or(|opened| opened.provider.is_none()) {
+            // An earlier attempt may have made it at the provider, in another gateway: a second one is nothing to risk.
+            (order, _) = self.executor.current_order(order_id).await?;
+        }
         let Some(opened) = order.opened() else {
             return Err(Fault::Internal("a payment has an order"));
         };
@@ -200,11 +209,7 @@ impl Gateway {
         let operation = Operation::CreateOrder;
         let answer = client.create(&body, scenario).await.without(&person.email);
         match answer {
-            Answer::Yes(provider) => {
-                self.say(pending, Said::OrderRegistered { attempt, provider })
-                    .await?;
-                Ok(Stepped::On)
-            }
+            Answer::Yes(provider) => self.registered(client, pending, attempt, provider).await,
             // An earlier create had its effect after all; its key is lost, and another reference is free.
             Answer::No(message) if message.contains("not unique") => {
                 self.say(
@@ -224,13 +229,53 @@ impl Gateway {
 
     async fn start(&self, client: &Client, order_key: &str, pending: &Pending) -> Result<Stepped, Fault> {
         let attempt = pending.starts + 1;
-        let operation = Operation::Start;
         if !self
-            .announce(client, pending, operation, attempt, order_key)
+            .announce(client, pending, Operation::Start, attempt, order_key)
             .await?
         {
             return Ok(Stepped::On);
         }
+        self.call_start(client, order_key, pending, attempt).await
+    }
+
+    /// Records the provider's order, and in the same append that the payment is started there now: a commit less before the
+    /// shopper has a link.
+    async fn registered(
+        &self,
+        client: &Client,
+        pending: &Pending,
+        create: u32,
+        provider: ProviderOrder,
+    ) -> Result<Stepped, Fault> {
+        let before = Instant::now();
+        let order_key = provider.order_key.clone();
+        let start = pending.starts + 1;
+        let said = Said::OrderRegisteredAndStartAttempted {
+            create,
+            provider,
+            start,
+            deadline: self.deadline(client),
+        };
+        match self.say(pending, said).await? {
+            // An answer that came by way of a lost connection or a slow disk may be too late to call by.
+            Recorded::Yes if before.elapsed() > SEND_WINDOW => {
+                self.not_sent(pending, Operation::Start, start).await
+            }
+            Recorded::Yes => self.call_start(client, &order_key, pending, start).await,
+            // Without the start, then.
+            Recorded::NotNow => Ok(Stepped::On),
+        }
+    }
+
+    /// The start that was announced.
+    async fn call_start(
+        &self,
+        client: &Client,
+        order_key: &str,
+        pending: &Pending,
+        attempt: u32,
+    ) -> Result<Stepped, Fault> {
+        let operation = Operation::Start;
         let body = StartBody {
             method: self.provider_code(pending.attempt.method),
             ideal_details: pending
@@ -282,8 +327,7 @@ impl Gateway {
         reference: &str,
     ) -> Result<bool, Fault> {
         let before = Instant::now();
-        let deadline =
-            self.executor.now() + SignedDuration::try_from(client.timeout).unwrap_or(SignedDuration::ZERO);
+        let deadline = self.deadline(client);
         let word = Word {
             order: pending.attempt.order_id,
             payment: pending.attempt.payment_id,
@@ -304,18 +348,35 @@ impl Gateway {
             return Ok(false);
         }
         if before.elapsed() > SEND_WINDOW {
-            self.say(
-                pending,
-                Said::NotDone {
-                    operation,
-                    attempt,
-                    resolution: Resolution::NotSent,
-                },
-            )
-            .await?;
+            self.not_sent(pending, operation, attempt).await?;
             return Ok(false);
         }
         Ok(true)
+    }
+
+    /// Until when a call that is made now may be under way.
+    fn deadline(&self, client: &Client) -> Timestamp {
+        self.executor.now() + SignedDuration::try_from(client.timeout).unwrap_or(SignedDuration::ZERO)
+    }
+
+    /// Takes back an intent: the call was not made, and will not be.
+    async fn not_sent(
+        &self,
+        pending: &Pending,
+        operation: Operation,
+        attempt: u32,
+    ) -> Result<Stepped, Fault> {
+        let resolution = Resolution::NotSent;
+        self.say(
+            pending,
+            Said::NotDone {
+                operation,
+                attempt,
+                resolution,
+            },
+        )
+        .await?;
+        Ok(Stepped::On)
     }
 
     /// What create and start have in common: every answer that is not a yes.
@@ -386,7 +447,7 @@ impl Gateway {
 
     /// Records what was learned, for as long as it takes within reason: what a call came to is not to be lost to a
     /// restart of the database. If it is lost, the outcome is unknown, and a report tells.
-    async fn say(&self, pending: &Pending, said: Said) -> Result<(), Fault> {
+    async fn say(&self, pending: &Pending, said: Said) -> Result<Recorded, Fault> {
         let word = Word {
             order: pending.attempt.order_id,
             payment: pending.attempt.payment_id,
@@ -402,7 +463,7 @@ impl Gateway {
                 .execute(word.order, command, Caller::Internal, &word)
                 .await
             {
-                Ok(_) => return Ok(()),
+                Ok(executed) => return Ok(executed.result.unwrap_or(Recorded::NotNow)),
                 Err(fault) if tries < 5 => {
                     tries += 1;
                     tracing::warn!(payment.id = %word.payment, error = %fault, "what a call came to could not be recorded yet");

@@ -49,6 +49,13 @@ pub enum Said {
         attempt: u32,
         provider: ProviderOrder,
     },
+    /// As both of the above, in one append. Where the payment may not be started any more, the order alone is recorded.
+    OrderRegisteredAndStartAttempted {
+        create: u32,
+        provider: ProviderOrder,
+        start: u32,
+        deadline: Timestamp,
+    },
     Redirected {
         attempt: u32,
         provider_payment_id: String,
@@ -112,6 +119,16 @@ impl Decide for Word {
                 )?;
                 PaymentCommand::ConfirmCreate { attempt: *attempt }
             }
+            Said::OrderRegisteredAndStartAttempted {
+                create,
+                provider,
+                start,
+                deadline,
+            } => {
+                return self
+                    .registered_and_started(session, *create, provider, *start, *deadline)
+                    .await;
+            }
             Said::Redirected {
                 attempt,
                 provider_payment_id,
@@ -173,6 +190,42 @@ impl Decide for Word {
             }
         }
         Ok(recorded)
+    }
+}
+
+impl Word {
+    /// `Yes` only where the start is recorded, too: then, and only then, it may be called.
+    async fn registered_and_started(
+        &self,
+        session: &mut Session<'_>,
+        create: u32,
+        provider: &ProviderOrder,
+        start: u32,
+        deadline: Timestamp,
+    ) -> Result<Recorded, Refusal> {
+        let (order, payment) = (self.order, self.payment);
+        let register = OrderCommand::RegisterProviderOrder(provider.clone());
+        order_told(session.tell_order(order, register).await)?;
+        let confirm = PaymentCommand::ConfirmCreate { attempt: create };
+        let confirmed = payment_told(session.tell_payment(payment, confirm).await)?;
+        close_if_ended(session, order, payment).await?;
+        // The order at the provider is this one's, not that of an earlier answer.
+        let registered = session
+            .order(order)
+            .await?
+            .opened()
+            .and_then(|opened| opened.provider.as_ref());
+        let is_this = registered.is_some_and(|known| known.order_key == provider.order_key);
+        if confirmed != Recorded::Yes || !is_this || !payable(session.order(order).await?, payment) {
+            return Ok(Recorded::NotNow);
+        }
+        let attempt = PaymentCommand::AttemptCall {
+            operation: Operation::Start,
+            attempt: start,
+            reference: provider.order_key.clone(),
+            deadline,
+        };
+        payment_told(session.tell_payment(payment, attempt).await)
     }
 }
 
