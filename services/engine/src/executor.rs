@@ -248,6 +248,25 @@ impl Executor {
         Ok((loaded.state, loaded.position))
     }
 
+    /// The order as this process remembers it, from the store where it does not: for who decides nothing by it that an append
+    /// does not check, or looks again.
+    ///
+    /// # Errors
+    /// [`Fault`] when the store cannot be read.
+    pub async fn remembered_order(&self, id: OrderId) -> Result<(Order, i64), Fault> {
+        let loaded = self.cached_order(id).await?;
+        Ok((loaded.state, loaded.position))
+    }
+
+    /// The payment, as [`Executor::remembered_order`].
+    ///
+    /// # Errors
+    /// [`Fault`] when the store cannot be read.
+    pub async fn remembered_payment(&self, id: PaymentId) -> Result<(Payment, i64), Fault> {
+        let loaded = self.cached_payment(id).await?;
+        Ok((loaded.state, loaded.position))
+    }
+
     /// From memory where possible: the append checks the version.
     pub(crate) async fn cached_order(&self, id: OrderId) -> Result<Loaded<Order>, Fault> {
         if let Some(loaded) = lock(&self.orders).get(&id.stream()) {
@@ -290,6 +309,7 @@ impl Executor {
     }
 
     fn remember(&self, session: Session<'_>, position: i64) {
+        let written = session.touches().iter().map(|touch| touch.stream_id).collect();
         if let Some((_, touched)) = session.order
             && touched.added > 0
         {
@@ -318,6 +338,7 @@ impl Executor {
                 );
             }
         }
+        self.store.remembered(written);
     }
 
     fn forget(&self, session: &Session<'_>) {

@@ -115,6 +115,7 @@ impl Engine {
                 reference: "ours".to_owned(),
                 expires_at: None,
             },
+            start: None,
         };
         self.executor
             .execute(order, fresh(), Caller::Internal, &registered)

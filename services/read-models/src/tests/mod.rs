@@ -161,9 +161,9 @@ async fn f_07_a_projector_that_another_overtook_does_not_go_back() {
         .await
         .expect("it moves");
     transaction.commit().await.expect("it is committed");
-    let (stands, again) = slow.await.expect("it does not panic").expect("it goes on");
+    let (stands, full) = slow.await.expect("it does not panic").expect("it goes on");
     assert_eq!(
-        (stands.position, again),
+        (stands.position, full),
         (4, true),
         "it looks again, from where the other has come to"
     );
