@@ -44,7 +44,7 @@ async fn orders_end_under_faults_as_they_end_without() {
         cache_dir: cache(),
         folder: world().folder.join("chaos"),
         seed,
-        lasts: Duration::from_secs(12),
+        lasts: Duration::from_secs(10),
         payments_per_minute: 150,
         fault_every: Duration::from_secs(2),
         only: String::new(),
