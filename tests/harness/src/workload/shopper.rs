@@ -14,6 +14,8 @@ use crate::random::Random;
 
 /// Between two looks at the order; a page that polls.
 const LOOK: Duration = Duration::from_millis(400);
+/// How long an order may be shown as it was before.
+const LAG_MAX: Duration = Duration::from_secs(3);
 /// Attempts of one shopper who wants to pay: one, one more for who retries, and some for calls that a fault ended.
 const ATTEMPTS_MAX: usize = 5;
 
@@ -64,9 +66,9 @@ impl Shopper<'_> {
         for scenario in presses {
             loop {
                 anyhow::ensure!(attempt < ATTEMPTS_MAX, "{attempt} attempts came to nothing");
-                self.start(&order_id, attempt).await?;
+                let after = self.start(&order_id, attempt).await?;
                 attempt += 1;
-                match self.link().await? {
+                match self.link(after).await? {
                     Link::Go(url) => {
                         if story.leaves.is_some() {
                             return Ok(());
@@ -149,7 +151,8 @@ impl Shopper<'_> {
         self.client.command(command, self.until, &mut self.chance).await
     }
 
-    async fn start(&mut self, order_id: &str, attempt: usize) -> anyhow::Result<()> {
+    /// The position from which on the order shows it.
+    async fn start(&mut self, order_id: &str, attempt: usize) -> anyhow::Result<u64> {
         let key = format!("start-{}-{attempt}", self.story.reference);
         let body = json!({ "order_id": order_id, "method": self.story.scenario.method });
         let command = Command {
@@ -159,24 +162,26 @@ impl Shopper<'_> {
             body: &body,
         };
         match self.send(&command).await {
-            Said::Accepted(_) => Ok(()),
-            // Another attempt is alive, or the money is there: the order says what is next.
+            Said::Accepted(answer) => Ok(position(&answer)),
+            // Another attempt is alive, or the money is there: the order says what is next, once it shows that.
             Said::Refused(code) if matches!(code.as_str(), "payment_under_way" | "order_not_payable") => {
-                Ok(())
+                sleep(LAG_MAX).await;
+                Ok(0)
             }
             Said::Refused(code) => bail!("start was refused: {code}"),
             Said::Nothing => bail!("start was never answered"),
         }
     }
 
-    /// Where the shopper is sent.
-    async fn link(&mut self) -> anyhow::Result<Link> {
+    /// Where the shopper is sent. What an order was before `after` is not listened to.
+    async fn link(&mut self, after: u64) -> anyhow::Result<Link> {
         let mut last = Value::Null;
         while Instant::now() < self.until {
             if let Some(order) = self
                 .client
                 .order(&self.story.reference, self.story.start_via)
                 .await
+                && position(&order) >= after
             {
                 let next = &order["next_action"];
                 if next["type"] == "redirect"
@@ -281,6 +286,15 @@ enum Link {
     Open,
     /// Nothing left to pay, or to be paid.
     Over,
+}
+
+/// The position in the log of an answer or a document: `part-position`.
+fn position(document: &Value) -> u64 {
+    let text = document["position"].as_str().unwrap_or_default();
+    text.rsplit('-')
+        .next()
+        .and_then(|number| number.parse().ok())
+        .unwrap_or_default()
 }
 
 /// Whether the newest attempt is over.
