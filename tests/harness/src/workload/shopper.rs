@@ -209,6 +209,7 @@ impl Shopper<'_> {
             found.and_then(|rest| rest.strip_prefix('=')).map(str::to_owned)
         };
         let mut last = String::new();
+        let mut before = None;
         while Instant::now() < self.until {
             let sent = if let Some(trxid) = parameter("trxid") {
                 let form = [("trxid", trxid.as_str()), ("result", scenario)];
@@ -222,7 +223,9 @@ impl Shopper<'_> {
                 self.client.http.post(page).form(&form).send().await
             } else {
                 let key = parameter("payment_cluster_key").with_context(|| format!("no key in {url}"))?;
-                if self.pressed(&key).await? {
+                let decided = self.decided(&key).await?;
+                if decided > *before.get_or_insert(decided) {
+                    // It was done, and the answer was lost: a second payment is not what they meant.
                     return Ok(());
                 }
                 let body = json!({ "order_key": key, "scenario": scenario });
@@ -240,8 +243,8 @@ impl Shopper<'_> {
         bail!("the bank was never reached: {last}")
     }
 
-    /// Whether a shopper has decided something about this order before: a second payment is not what they meant.
-    async fn pressed(&self, order_key: &str) -> anyhow::Result<bool> {
+    /// How many payments of CM's order somebody has decided about.
+    async fn decided(&self, order_key: &str) -> anyhow::Result<usize> {
         while Instant::now() < self.until {
             let url = format!("{}/sim/orders?order_key={order_key}", self.client.access.cm_url);
             if let Ok(answer) = self.client.http.get(url).send().await
@@ -249,7 +252,7 @@ impl Shopper<'_> {
             {
                 let payments = orders[0]["payments"].as_array().cloned().unwrap_or_default();
                 let waits = |payment: &Value| payment["state"] == "REDIRECTED_FOR_AUTHORIZATION";
-                return Ok(payments.iter().any(|payment| !waits(payment)));
+                return Ok(payments.iter().filter(|payment| !waits(payment)).count());
             }
             sleep(LOOK).await;
         }
