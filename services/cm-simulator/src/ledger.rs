@@ -71,7 +71,7 @@ pub(crate) struct Row {
     body_sha256: Option<[u8; 32]>,
     pub(crate) status: Option<u16>,
     pub(crate) detail: Option<Cow<'static, str>>,
-    /// Of an answer: the row of its request.
+    /// Of an answer: the row of its request. Of a notification: the last row before it was sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) request: Option<usize>,
     /// Of an effect: what CM holds of the order now. Of an answer to a read: what it said, true or not.

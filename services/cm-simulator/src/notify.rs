@@ -129,6 +129,7 @@ impl App {
                 .order(key)
                 .is_some_and(|order| order.scenario.plan().undeliverable)
         });
+        let sent_after = self.state().ledger.len();
         let (status, said) = if undeliverable {
             (None, "no connection")
         } else {
@@ -148,7 +149,7 @@ impl App {
         let detail = format!("attempt {number} of {}: {next}", policy.attempts_max);
         let mut state = self.state();
         let now = state.now();
-        state.tried(now, job, status, detail, again);
+        state.tried(now, job, sent_after, (status, detail), again);
     }
 
     /// The HTTP code, none without an answer, and a word on it.

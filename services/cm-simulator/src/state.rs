@@ -402,8 +402,10 @@ impl State {
         if again || taken || felt(reference) || self.came_to_nothing.len() >= self.bounds.orders_max {
             return CallFault::None;
         }
-        if !fault.has_effect() {
-            self.came_to_nothing.insert(reference.to_owned());
+        // As gateways here write it: where the first creates were lost on their way, the suffix is there from the start.
+        let begun = reference.split('~').next().unwrap_or(reference);
+        if !fault.has_effect() || begun != reference {
+            self.came_to_nothing.insert(begun.to_owned());
         }
         fault
     }
@@ -763,14 +765,16 @@ impl State {
         &mut self,
         now: Timestamp,
         mut job: Job,
-        status: Option<u16>,
-        detail: String,
+        sent_after: usize,
+        (status, detail): (Option<u16>, String),
         again: Option<SignedDuration>,
     ) {
         let Task::Notify { op, about, tried } = &mut job.task else {
             return;
         };
-        self.ledger.push(now, attempt(*op, about.clone(), status, detail));
+        let mut row = attempt(*op, about.clone(), status, detail);
+        row.request = Some(sent_after);
+        self.ledger.push(now, row);
         match again {
             Some(pause) => {
                 *tried += 1;

@@ -153,7 +153,8 @@ pub(crate) struct CmOrder {
     /// Payments that the shopper started on the menu.
     pub(crate) menu_starts: Vec<Row>,
     pub(crate) reads: Vec<Status>,
-    pub(crate) notified: Vec<(Row, Option<u16>)>,
+    /// With the last row before it was sent, where that is told: its answer may have been long on its way.
+    pub(crate) notified: Vec<(Row, Option<u16>, Option<u64>)>,
 }
 
 impl CmOrder {
@@ -267,7 +268,7 @@ impl Ledger {
                     self.orders[at].starts[which].payment = Some(payment);
                 }
             }
-            ("notification", _) => order.notified.push((here, row.status)),
+            ("notification", _) => order.notified.push((here, row.status, row.request)),
             ("effect", op) => {
                 match op {
                     "create" => {

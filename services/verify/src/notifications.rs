@@ -166,14 +166,19 @@ pub(crate) fn read_after(facts: &Facts, check: &mut Check) {
         let Some(registered) = registered_at(facts, theirs) else {
             continue;
         };
-        let last = theirs.reads.last().map(|read| read.request.at);
-        for (row, status) in &theirs.notified {
+        let last = theirs.reads.last().map(|read| read.request);
+        for (row, status, sent_after) in &theirs.notified {
             let early = facts.meta.moments_compare() && row.at + CUT_US < registered;
             if *status != Some(200) || early || !settled(&facts.meta, row) {
                 continue;
             }
             check.look();
-            if last.is_none_or(|last| last + BEFORE_OUR_200_US < row.at) {
+            let read = last.is_some_and(|last| {
+                // Stored on arrival, and read while the 200 was still on its way.
+                last.at + BEFORE_OUR_200_US >= row.at
+                    || sent_after.is_some_and(|sent_after| last.n > sent_after)
+            });
+            if !read {
                 check.violated(
                     Some(&theirs.reference),
                     "a notification was answered 200, and nothing was read after it",
@@ -199,8 +204,8 @@ pub(crate) fn parked(facts: &Facts, check: &mut Check) {
         let early = theirs
             .notified
             .iter()
-            .filter(|(row, status)| *status == Some(200) && row.at + CUT_US < registered);
-        for (row, _) in early {
+            .filter(|(row, status, _)| *status == Some(200) && row.at + CUT_US < registered);
+        for (row, ..) in early {
             check.look();
             let read = theirs
                 .reads

@@ -97,7 +97,7 @@ impl Verdict {
             self.kinds()
         );
         for (kind, (bit, all)) in &self.faults {
-            text += &format!("           {kind:24} {bit:>3} of {all}\n");
+            text += &format!("           {kind:26}{bit:>3} of {all}\n");
         }
         for checked in &self.checked {
             text += &format!("invariants {checked}\n");

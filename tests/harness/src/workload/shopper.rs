@@ -14,6 +14,8 @@ use crate::random::Random;
 
 /// Between two looks at the order; a page that polls.
 const LOOK: Duration = Duration::from_millis(400);
+/// How long an order may be shown as it was before.
+const LAG_MAX: Duration = Duration::from_secs(3);
 /// Attempts of one shopper who wants to pay: one, one more for who retries, and some for calls that a fault ended.
 const ATTEMPTS_MAX: usize = 5;
 
@@ -64,9 +66,9 @@ impl Shopper<'_> {
         for scenario in presses {
             loop {
                 anyhow::ensure!(attempt < ATTEMPTS_MAX, "{attempt} attempts came to nothing");
-                self.start(&order_id, attempt).await?;
+                let after = self.start(&order_id, attempt).await?;
                 attempt += 1;
-                match self.link().await? {
+                match self.link(after).await? {
                     Link::Go(url) => {
                         if story.leaves.is_some() {
                             return Ok(());
@@ -149,7 +151,8 @@ impl Shopper<'_> {
         self.client.command(command, self.until, &mut self.chance).await
     }
 
-    async fn start(&mut self, order_id: &str, attempt: usize) -> anyhow::Result<()> {
+    /// The position from which on the order shows it.
+    async fn start(&mut self, order_id: &str, attempt: usize) -> anyhow::Result<u64> {
         let key = format!("start-{}-{attempt}", self.story.reference);
         let body = json!({ "order_id": order_id, "method": self.story.scenario.method });
         let command = Command {
@@ -159,24 +162,26 @@ impl Shopper<'_> {
             body: &body,
         };
         match self.send(&command).await {
-            Said::Accepted(_) => Ok(()),
-            // Another attempt is alive, or the money is there: the order says what is next.
+            Said::Accepted(answer) => Ok(position(&answer)),
+            // Another attempt is alive, or the money is there: the order says what is next, once it shows that.
             Said::Refused(code) if matches!(code.as_str(), "payment_under_way" | "order_not_payable") => {
-                Ok(())
+                sleep(LAG_MAX).await;
+                Ok(0)
             }
             Said::Refused(code) => bail!("start was refused: {code}"),
             Said::Nothing => bail!("start was never answered"),
         }
     }
 
-    /// Where the shopper is sent.
-    async fn link(&mut self) -> anyhow::Result<Link> {
+    /// Where the shopper is sent. What an order was before `after` is not listened to.
+    async fn link(&mut self, after: u64) -> anyhow::Result<Link> {
         let mut last = Value::Null;
         while Instant::now() < self.until {
             if let Some(order) = self
                 .client
                 .order(&self.story.reference, self.story.start_via)
                 .await
+                && position(&order) >= after
             {
                 let next = &order["next_action"];
                 if next["type"] == "redirect"
@@ -204,6 +209,7 @@ impl Shopper<'_> {
             found.and_then(|rest| rest.strip_prefix('=')).map(str::to_owned)
         };
         let mut last = String::new();
+        let mut before = None;
         while Instant::now() < self.until {
             let sent = if let Some(trxid) = parameter("trxid") {
                 let form = [("trxid", trxid.as_str()), ("result", scenario)];
@@ -217,7 +223,9 @@ impl Shopper<'_> {
                 self.client.http.post(page).form(&form).send().await
             } else {
                 let key = parameter("payment_cluster_key").with_context(|| format!("no key in {url}"))?;
-                if self.pressed(&key).await? {
+                let decided = self.decided(&key).await?;
+                if decided > *before.get_or_insert(decided) {
+                    // It was done, and the answer was lost: a second payment is not what they meant.
                     return Ok(());
                 }
                 let body = json!({ "order_key": key, "scenario": scenario });
@@ -235,8 +243,8 @@ impl Shopper<'_> {
         bail!("the bank was never reached: {last}")
     }
 
-    /// Whether a shopper has decided something about this order before: a second payment is not what they meant.
-    async fn pressed(&self, order_key: &str) -> anyhow::Result<bool> {
+    /// How many payments of CM's order somebody has decided about.
+    async fn decided(&self, order_key: &str) -> anyhow::Result<usize> {
         while Instant::now() < self.until {
             let url = format!("{}/sim/orders?order_key={order_key}", self.client.access.cm_url);
             if let Ok(answer) = self.client.http.get(url).send().await
@@ -244,7 +252,7 @@ impl Shopper<'_> {
             {
                 let payments = orders[0]["payments"].as_array().cloned().unwrap_or_default();
                 let waits = |payment: &Value| payment["state"] == "REDIRECTED_FOR_AUTHORIZATION";
-                return Ok(payments.iter().any(|payment| !waits(payment)));
+                return Ok(payments.iter().filter(|payment| !waits(payment)).count());
             }
             sleep(LOOK).await;
         }
@@ -281,6 +289,15 @@ enum Link {
     Open,
     /// Nothing left to pay, or to be paid.
     Over,
+}
+
+/// The position in the log of an answer or a document: `part-position`.
+fn position(document: &Value) -> u64 {
+    let text = document["position"].as_str().unwrap_or_default();
+    text.rsplit('-')
+        .next()
+        .and_then(|number| number.parse().ok())
+        .unwrap_or_default()
 }
 
 /// Whether the newest attempt is over.
