@@ -1,14 +1,13 @@
 //! How does one process hear that another has appended? By NOTIFY, on a connection of its own that comes back. Never more
 //! than a hint: what is lost here is found by looking.
 
-use std::time::Duration;
+use std::{sync::Weak, time::Duration};
 
 use futures::{FutureExt as _, StreamExt as _};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_postgres::{AsyncMessage, NoTls};
 
 use crate::{
-    batcher::Waiting,
     clock::Clock,
     store::{address, read_offset},
 };
@@ -47,7 +46,7 @@ impl Bells {
 }
 
 /// Listens until the store is gone.
-pub(crate) async fn listen(url: String, bells: Bells, clock: Clock, store: mpsc::WeakSender<Waiting>) {
+pub(crate) async fn listen(url: String, bells: Bells, clock: Clock, store: Weak<()>) {
     while store.upgrade().is_some() {
         if let Err(error) = session(&url, &bells, &clock, &store).await {
             tracing::debug!(%error, "hints are not heard; it is tried again");
@@ -60,7 +59,7 @@ async fn session(
     url: &str,
     bells: &Bells,
     clock: &Clock,
-    store: &mpsc::WeakSender<Waiting>,
+    store: &Weak<()>,
 ) -> Result<(), tokio_postgres::Error> {
     let (client, mut connection) = address(url, "kassa hints")?.connect(NoTls).await?;
     let mut messages = futures::stream::poll_fn(move |context| connection.poll_message(context)).fuse();
