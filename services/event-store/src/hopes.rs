@@ -13,6 +13,10 @@ use crate::{
 };
 
 #[derive(Default)]
+#[expect(
+    clippy::type_complexity,
+    reason = "one tuple a row source of the statement, in the statement's own order"
+)]
 pub(crate) struct Hopes<'a> {
     events: i64,
     command_id: Vec<Uuid>,
