@@ -7,19 +7,18 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use futures::{FutureExt as _, StreamExt as _};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, watch};
 use tokio_postgres::{AsyncMessage, NoTls};
 use uuid::Uuid;
 
 use crate::{
-    batcher::Waiting,
     clock::Clock,
     store::{address, read_offset},
 };
@@ -210,7 +209,7 @@ impl Drop for Heard {
 }
 
 /// Listens until the store is gone.
-pub(crate) async fn listen(url: String, bells: Bells, clock: Clock, store: mpsc::WeakSender<Waiting>) {
+pub(crate) async fn listen(url: String, bells: Bells, clock: Clock, store: Weak<()>) {
     while store.upgrade().is_some() {
         if let Err(error) = session(&url, &bells, &clock, &store).await {
             tracing::debug!(%error, "hints are not heard; it is tried again");
@@ -223,7 +222,7 @@ async fn session(
     url: &str,
     bells: &Bells,
     clock: &Clock,
-    store: &mpsc::WeakSender<Waiting>,
+    store: &Weak<()>,
 ) -> Result<(), tokio_postgres::Error> {
     let (client, mut connection) = address(url, "kassa hints")?.connect(NoTls).await?;
     let mut messages = futures::stream::poll_fn(move |context| connection.poll_message(context)).fuse();

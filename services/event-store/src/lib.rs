@@ -3,8 +3,11 @@
 mod append;
 mod batcher;
 mod clock;
+mod columns;
 mod filter;
+mod flight;
 mod hints;
+mod hopes;
 mod marks;
 mod read;
 mod reads;

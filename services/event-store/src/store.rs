@@ -1,6 +1,10 @@
-//! One process's access to the log: a pool to read with, one connection to append with, one to hear on.
+//! One process's access to the log: a pool to read with, a connection a part to append with, one to hear on.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -25,7 +29,7 @@ const LIMITS: &str =
 pub struct StoreConfig {
     /// As `tokio-postgres` reads it: a URL or `key=value` words. Holds a password; never logged.
     pub url: String,
-    /// Connections for reads; three more are opened to append and to hear.
+    /// Connections for reads; one more a part is opened to append, and one to hear.
     pub pool_size: usize,
 }
 
@@ -59,16 +63,19 @@ pub enum StoreError {
 #[derive(Debug, Clone)]
 pub struct Store {
     pool: Pool,
-    queue: mpsc::Sender<Waiting>,
+    /// Where appends wait, by part.
+    queues: Arc<BTreeMap<i32, mpsc::Sender<Waiting>>>,
+    /// Who listens for the store does so no longer than it lives.
+    _alive: Arc<()>,
     bells: Bells,
     clock: Clock,
-    parts: std::sync::Arc<Vec<Option<i32>>>,
+    parts: Arc<Vec<Option<i32>>>,
     address: Address,
 }
 
 /// May hold a password.
 #[derive(Clone)]
-struct Address(std::sync::Arc<str>);
+struct Address(Arc<str>);
 
 impl std::fmt::Debug for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -124,20 +131,35 @@ impl Store {
         let address = Address(config.url.as_str().into());
         let bells = Bells::new();
         let pool = pool(&config, role.clone())?;
-        let (queue, waiting) = mpsc::channel(QUEUE_MAX);
-        tokio::spawn(batcher::run(config.url.clone(), role, waiting, bells.clone()));
+        let mut queues = BTreeMap::new();
+        for row in client
+            .query("SELECT part FROM log_head", &[])
+            .await
+            .map_err(refused)?
+        {
+            let (queue, waiting) = mpsc::channel(QUEUE_MAX);
+            tokio::spawn(batcher::run(
+                config.url.clone(),
+                role.clone(),
+                waiting,
+                bells.clone(),
+            ));
+            queues.insert(row.get(0), queue);
+        }
+        let alive = Arc::new(());
         tokio::spawn(hints::listen(
             config.url,
             bells.clone(),
             clock.clone(),
-            queue.downgrade(),
+            Arc::downgrade(&alive),
         ));
         Ok(Self {
             pool,
-            queue,
+            queues: Arc::new(queues),
+            _alive: alive,
             bells,
             clock,
-            parts: std::sync::Arc::new(parts),
+            parts: Arc::new(parts),
             address,
         })
     }
@@ -185,6 +207,9 @@ impl Store {
     /// [`AppendError::Conflict`] to decide again; the others as they say.
     pub async fn append(&self, append: Append) -> Result<Appended, AppendError> {
         append.check()?;
+        let Some(queue) = self.queues.get(&append.part) else {
+            return Err(AppendError::WrongPart { part: append.part });
+        };
         let (answer, answered) = oneshot::channel();
         let waiting = Waiting {
             append,
@@ -194,10 +219,14 @@ impl Store {
             alone: false,
         };
         // A short wait for a place spreads a burst; a long one would hide that there are too many.
-        self.queue
-            .send_timeout(waiting, Duration::from_secs(1))
-            .await
-            .map_err(|_| AppendError::Overloaded)?;
+        match queue.try_send(waiting) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Closed(_)) => return Err(AppendError::Overloaded),
+            Err(mpsc::error::TrySendError::Full(waiting)) => queue
+                .send_timeout(waiting, Duration::from_secs(1))
+                .await
+                .map_err(|_| AppendError::Overloaded)?,
+        }
         answered
             .await
             .map_err(|_| AppendError::Unavailable("the appending task ended".to_owned()))?

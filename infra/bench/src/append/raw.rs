@@ -18,12 +18,14 @@ use super::{
 
 const EVENTS: &str = "INSERT INTO events (part, position, stream_id, version, event_id, shop, aggregate_type, aggregate_id,
                                           event_type, schema_version, payload, metadata, recorded_at)
-     SELECT $1, * FROM unnest($2::bigint[], $3::uuid[], $4::bigint[], $5::uuid[], $6::text[], $7::text[], $8::text[],
-                              $9::text[], $10::smallint[], $11::bytea[], $12::bytea[], $13::timestamptz[])";
-const STREAMS: &str = "INSERT INTO streams (stream_id, part, version) SELECT u.s, $1, u.v FROM unnest($2::uuid[], $3::bigint[]) AS u(s, v)";
+     SELECT $1, unnest($2::bigint[]), unnest($3::uuid[]), unnest($4::bigint[]), unnest($5::uuid[]), unnest($6::text[]),
+            unnest($7::text[]), unnest($8::text[]), unnest($9::text[]), unnest($10::smallint[]), unnest($11::bytea[]),
+            unnest($12::bytea[]), unnest($13::timestamptz[])";
+const STREAMS: &str =
+    "INSERT INTO streams (stream_id, part, version) SELECT unnest($2::uuid[]), $1, unnest($3::bigint[])";
 const COMMANDS: &str = "INSERT INTO command_log (command_id, fingerprint, outcome, part, position, at)
-     SELECT u.c, u.f, u.o, $1, u.p, u.at
-       FROM unnest($2::uuid[], $3::bytea[], $4::bytea[], $5::bigint[], $6::timestamptz[]) AS u(c, f, o, p, at)";
+     SELECT unnest($2::uuid[]), unnest($3::bytea[]), unnest($4::bytea[]), $1, unnest($5::bigint[]),
+            unnest($6::timestamptz[])";
 const HEAD: &str = "UPDATE log_head SET position = $2 WHERE part = $1";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,5 +2,6 @@
 //! are with the whole-system tests.
 
 mod faults;
+mod hopes;
 mod schema;
 mod server;
