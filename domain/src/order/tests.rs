@@ -197,6 +197,17 @@ fn the_first_registered_provider_order_stays() {
 }
 
 #[test]
+fn p_18_an_order_that_shares_its_key_stops_once_and_is_not_released_when_it_is_paid() {
+    let order = given([created(), registered()]);
+    let stopped = order.decide(OrderCommand::StopForSharedKey).unwrap();
+    assert_eq!(names(&stopped), ["AmountMismatchFound"]);
+    let order = given([created(), registered()].into_iter().chain(stopped));
+    assert_eq!(order.decide(OrderCommand::StopForSharedKey).unwrap(), []);
+    let paid = order.decide(seen(1, report(&[4995], true))).unwrap();
+    assert_eq!(names(&paid), ["ProviderReportObserved", "OrderPaid"]);
+}
+
+#[test]
 fn a_report_of_full_payment_makes_the_order_paid_and_safe() {
     let events = given([created(), registered()])
         .decide(seen(1, report(&[4995], true)))

@@ -129,6 +129,52 @@ fn a_create_whose_outcome_is_unknown_may_be_asked_for_again() {
 }
 
 #[test]
+fn an_order_that_the_provider_may_hold_is_remembered_with_its_reason_to_the_end() {
+    let resolved = |operation, attempt, resolution| PaymentEvent::ProviderOutcomeResolved {
+        operation,
+        attempt,
+        resolution,
+        provider_payment_id: None,
+    };
+    let create = Operation::CreateOrder;
+    let payment = given([
+        started(),
+        called(create, 1),
+        unknown(create, 1),
+        called(create, 2),
+        resolved(create, 2, Resolution::NotSent),
+        called(create, 3),
+        resolved(create, 3, Resolution::NotServed),
+        called(create, 4),
+        resolved(create, 4, Resolution::Happened),
+        called(Operation::Start, 1),
+        redirected(),
+        PaymentEvent::PaymentExpired,
+    ]);
+    let asked: Vec<_> = payment
+        .asked_orders()
+        .iter()
+        .map(|asked| asked.lost.is_some())
+        .collect();
+    assert_eq!(asked, [true, false], "what was never looked at does not exist");
+}
+
+#[test]
+fn what_was_turned_away_is_counted_apart() {
+    let turned_away = PaymentEvent::ProviderOutcomeResolved {
+        operation: Operation::Start,
+        attempt: 1,
+        resolution: Resolution::NotServed,
+        provider_payment_id: None,
+    };
+    let payment = given([started(), called(Operation::Start, 1), turned_away]);
+    let Payment::Pending(pending) = payment else {
+        panic!("{payment:?}")
+    };
+    assert_eq!((pending.starts, pending.turned_away), (1, 1));
+}
+
+#[test]
 fn a_start_whose_outcome_is_unknown_is_never_sent_again() {
     let payment = given([
         started(),

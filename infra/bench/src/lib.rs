@@ -23,6 +23,8 @@ use clap::Subcommand;
 pub enum BenchVerb {
     Append(append::AppendArgs),
     Payments(payments::PaymentsArgs),
+    Overload(payments::overload::OverloadArgs),
+    Storm(payments::storm::StormArgs),
     Replay(replay::ReplayArgs),
     Rebuild(rebuild::RebuildArgs),
     Growth(growth::GrowthArgs),
@@ -36,6 +38,8 @@ pub async fn run(verb: BenchVerb, exe: PathBuf) -> anyhow::Result<ExitCode> {
     match verb {
         BenchVerb::Append(args) => append::run(&args).await,
         BenchVerb::Payments(args) => payments::run(&args, exe).await,
+        BenchVerb::Overload(args) => payments::overload::run(&args, exe).await,
+        BenchVerb::Storm(args) => payments::storm::run(&args, exe).await,
         BenchVerb::Replay(args) => replay::run(&args, exe).await,
         BenchVerb::Rebuild(args) => rebuild::run(&args, exe).await,
         BenchVerb::Growth(args) => growth::run(&args, exe).await,

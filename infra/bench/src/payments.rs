@@ -7,33 +7,27 @@ mod clock;
 mod consumer;
 mod ledger;
 mod machine;
+pub(crate) mod overload;
 mod report;
 mod rig;
 mod shoppers;
+mod stage;
 mod stats;
+pub(crate) mod storm;
 
 use std::{collections::BTreeMap, path::PathBuf, process::ExitCode, time::Duration};
 
-use clap::{Args, ValueEnum};
-use tokio::time::Instant;
+use clap::Args;
 
 use self::{
-    clock::Clock,
-    consumer::Shipment,
     machine::{Commits, FsyncProbe, OTHERS, Sample},
     report::{Latencies, Report},
-    rig::{Layout, Rig},
-    shoppers::{Arrivals, Shoppers, Shopping},
+    rig::Layout,
+    shoppers::Arrivals,
+    stage::Stage,
     stats::Spread,
 };
-
-/// Before anything counts: connections are opened and plans are made.
-const WARM_UP_S: u32 = 3;
-/// For what was paid to be heard of; what takes longer is missing.
-const DRAIN_MAX: Duration = Duration::from_secs(60);
-const POLL: Duration = Duration::from_millis(20);
-/// More than any run asks: the shop's own limit is not what is measured.
-const UNLIMITED: u32 = 1_000_000;
+use crate::report::{self as told, Format};
 
 /// Whole payments: through simulator, notification, judgement and shipment.
 #[derive(Debug, Args)]
@@ -60,55 +54,34 @@ pub struct PaymentsArgs {
     format: Format,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    Table,
-    Json,
-}
-
 pub(crate) async fn run(args: &PaymentsArgs, exe: PathBuf) -> anyhow::Result<ExitCode> {
-    let mut rig = Rig::start(exe, args.roles, UNLIMITED).await?;
-    let clock = Clock::start();
-    let shipment = Shipment::start(&rig, clock).await?;
-    let shoppers = Shoppers::new(&rig, clock).await?;
-    let (database, _driving) = rig::connect(&rig.database_url()).await?;
-
+    let mut stage = Stage::start(exe, args.roles, args.rate).await?;
     let arrivals = Arrivals {
         per_second: args.rate,
         seconds: args.seconds,
         poisson: args.poisson,
         seed: args.seed,
     };
-    let warm_up = Arrivals {
-        seconds: WARM_UP_S,
-        ..arrivals
-    };
-    let warmed = shoppers.shop(warm_up).await?;
-    drain(&shipment, &warmed).await;
-
-    let fsync = FsyncProbe::start(&rig.folder.0)?;
-    let commits = Commits::so_far(&database).await?;
-    let began = clock.now();
-    let before = Sample::of(&rig);
+    told::progress(&format!("{} shoppers/s for {} s", args.rate, args.seconds));
+    let fsync = FsyncProbe::start(&stage.rig.folder.0)?;
+    let commits = Commits::so_far(&stage.database).await?;
+    let began = stage.clock.now();
+    let before = Sample::of(&stage.rig);
+    let shoppers = stage.shoppers.clone();
     let middle = async {
         tokio::time::sleep(Duration::from_secs(u64::from(args.seconds / 2))).await;
-        Sample::of(&rig)
+        Sample::of(&stage.rig)
     };
     let (shopping, middle) = tokio::join!(shoppers.shop(arrivals), middle);
     let mut shopping = shopping?;
-    let after = Sample::of(&rig);
-    let span = clock.now() - began;
-    drain(&shipment, &shopping).await;
-    let commits = Commits::so_far(&database).await?.0 - commits.0;
+    let after = Sample::of(&stage.rig);
+    let span = stage.clock.now() - began;
+    stage.keep(&mut shopping);
+    stage.drain(&shopping).await;
+    let commits = Commits::so_far(&stage.database).await?.0 - commits.0;
     let fsync = fsync.end()?;
-
-    let rows = rig.folder.0.join("ledger.ndjson");
-    ledger::fetch(&rig, &rows).await?;
-    let at_cm = ledger::read(&rows, clock)?;
-    let latencies = Latencies::of(&shopping, &at_cm, &shipment.deliveries.all());
-    shopping.answers.splice(0..0, warmed.answers);
-    shipment.stop().await?;
-    rig.stop_roles().await?;
+    let latencies = Latencies::of(&shopping, &stage.at_cm().await?, &stage.delivered());
+    let verified = stage.verify(args.seed).await?;
 
     let by_role: BTreeMap<_, _> = after
         .0
@@ -142,31 +115,16 @@ pub(crate) async fn run(args: &PaymentsArgs, exe: PathBuf) -> anyhow::Result<Exi
         cpu_ms_per_second: report::cpu(&before, &after, span),
         resident_mb: [before.resident_mb(), middle.resident_mb(), after.resident_mb()],
         resident_by_role_mb: by_role,
-        violations: None,
+        verified,
     };
     match args.format {
-        Format::Table => print!("{}", report.as_table()),
-        Format::Json => println!("{}", serde_json::to_string_pretty(&report)?),
+        Format::Table => told::print(&report.as_table())?,
+        Format::Json => told::print_json(&serde_json::to_value(&report)?)?,
     }
-    let valid =
-        report.dropped == 0 && report.missing == 0 && report.violations.is_none_or(|found| found == 0);
+    let valid = report.dropped == 0 && report.missing == 0 && report.verified.violations == 0;
     Ok(if valid {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
-}
-
-/// Waits until all that was paid was heard of.
-async fn drain(shipment: &Shipment, shopping: &Shopping) {
-    let until = Instant::now() + DRAIN_MAX;
-    let all_heard = || {
-        let heard = shipment.deliveries.all();
-        let paid = shopping.ways.iter().filter(|way| way.pressed_at.is_some());
-        paid.filter_map(|way| way.order_id.as_ref())
-            .all(|id| heard.contains_key(id))
-    };
-    while !all_heard() && Instant::now() < until {
-        tokio::time::sleep(POLL).await;
-    }
 }

@@ -19,6 +19,7 @@ use kassa_domain::{
     methods::Catalogue,
 };
 use kassa_engine::Executor;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::client::Client;
@@ -31,12 +32,16 @@ const STREAM: &str = kassa_events_schema::subject::STREAM;
 const STARTED: &str = "kassa.evt.*.*.payment.*.started";
 /// Payments in the making at once; each is mostly waiting for CM.
 const CONCURRENCY: usize = 128;
+/// The longest that reads of reports go before a payment: it may be CM that is slow.
+const READS_FIRST_MAX: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(crate) struct Gateway {
     executor: Arc<Executor>,
     clients: BTreeMap<Shop, Client>,
     methods: Catalogue,
+    /// One for each report that may be read at once.
+    reads: Arc<Semaphore>,
     shutdown: CancellationToken,
 }
 
@@ -54,6 +59,7 @@ pub async fn run(config: Config, executor: Arc<Executor>, shutdown: Cancellation
         executor,
         clients,
         methods: kassa_engine::catalogue(&config)?,
+        reads: Arc::new(Semaphore::new(read::READS)),
         shutdown: shutdown.clone(),
     });
     let nats = bus::connect_to_hear(&config.nats.url, &config.nats.worker, NAME, &shutdown).await?;
@@ -110,8 +116,20 @@ impl Gateway {
             .nth(5)
             .and_then(|id| PaymentId::parse(id).ok())
         {
-            Some(payment) => self.drive(payment).await,
+            Some(payment) => {
+                self.reads_first().await;
+                self.drive(payment).await
+            }
             None => Disposition::Park("its subject names no payment".to_owned()),
+        }
+    }
+
+    /// Lets reports be read before a payment is started, where there are more than can be read: money that moved is worth more
+    /// than money that may, and the queue of those who may not start yet is what tells shops to come later.
+    async fn reads_first(&self) {
+        if self.reads.available_permits() == 0 {
+            // Who waits here gives way, no more: the place goes back at once.
+            let _ = tokio::time::timeout(READS_FIRST_MAX, self.reads.acquire()).await;
         }
     }
 

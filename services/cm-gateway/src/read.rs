@@ -20,7 +20,6 @@ use kassa_domain::{
 };
 use kassa_engine::{Caller, Fault, ObserveReport};
 use kassa_event_store::ClaimedRead;
-use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -37,7 +36,7 @@ const LEASE_MARGIN: Duration = Duration::from_secs(10);
 /// the time it is recorded.
 const LATE: Duration = Duration::from_secs(2);
 /// Reads under way at once, over all shops.
-const READS: usize = 64;
+pub(crate) const READS: usize = 64;
 /// How often it is looked for work even when no hint comes: hints may be lost.
 const LOOK: Duration = Duration::from_millis(200);
 /// For a report that cannot be read, however often: a mishap in between is over by then, and three reads a minute of one
@@ -59,7 +58,7 @@ impl Gateway {
     /// # Errors
     /// When the store cannot be asked; the caller runs it again.
     pub(crate) async fn read_reports(self: Arc<Self>, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let permits = Arc::new(Semaphore::new(READS));
+        let permits = self.reads.clone();
         let under_way = TaskTracker::new();
         let mut hints = self.executor.store().read_hints();
         while !shutdown.is_cancelled() {
@@ -239,7 +238,7 @@ impl Gateway {
             return Ok(Read::Again(SignedDuration::ZERO));
         }
         if let Some(at) = newly_safe_at {
-            let (order, _) = self.executor.current_order(order_id).await?;
+            let (order, _) = self.executor.remembered_order(order_id).await?;
             if order.opened().is_some_and(|opened| opened.safety != Safety::No) {
                 // CM's clock may be ahead of ours.
                 let delay = Duration::try_from(self.executor.now().duration_since(at)).unwrap_or_default();

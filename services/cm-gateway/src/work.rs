@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use kassa_chassis::bus::Disposition;
 use kassa_domain::{
     ids::{CommandId, OrderId, PaymentId},
@@ -11,7 +11,8 @@ use kassa_domain::{
     payment::{LossClass, Method, Operation, Payment, Pending, Resolution, Step},
 };
 use kassa_engine::{
-    Caller, Decide, Executed, Fault, KeyOwner, OrderRegistered, Recorded, Said, SharedKeyFound, Word, key_id,
+    Caller, Decide, Executed, Fault, KeyOwner, OrderRegistered, Recorded, Said, SharedKeyFound, StartNow,
+    Word, key_id,
 };
 use serde::Deserialize;
 use uuid::Uuid;
@@ -73,7 +74,7 @@ impl Gateway {
 
     /// Whether nobody is at a payment that somebody should be at: its message was lost, or its worker.
     pub(crate) async fn neglected(&self, id: PaymentId) -> Result<bool, Fault> {
-        Ok(match self.executor.current_payment(id).await?.0 {
+        let looks_so = |payment: &Payment| match payment {
             Payment::Pending(Pending {
                 step: Step::Deciding, ..
             }) => true,
@@ -85,11 +86,15 @@ impl Gateway {
             | Payment::Pending(_)
             | Payment::Authorized { .. }
             | Payment::Closed { .. } => false,
-        })
+        };
+        // What is remembered may be older, and another gateway at it.
+        Ok(looks_so(&self.executor.remembered_payment(id).await?.0)
+            && looks_so(&self.executor.current_payment(id).await?.0))
     }
 
     async fn step(&self, id: PaymentId) -> Result<Stepped, Fault> {
-        let (payment, _) = self.executor.current_payment(id).await?;
+        // Whatever is done because of it is checked by an append, which finds out if it was too old.
+        let (payment, _) = self.executor.remembered_payment(id).await?;
         let pending = match payment {
             Payment::Pending(pending) => pending,
             Payment::Authorized { .. } | Payment::Closed { .. } => return Ok(Stepped::Done),
@@ -128,7 +133,12 @@ impl Gateway {
     }
 
     async fn decide(&self, pending: &Pending) -> Result<Stepped, Fault> {
-        let (order, _) = self.executor.current_order(pending.attempt.order_id).await?;
+        let order_id = pending.attempt.order_id;
+        let (mut order, _) = self.executor.remembered_order(order_id).await?;
+        if order.opened().is_none_or(|opened| opened.provider.is_none()) {
+            // An earlier attempt may have made it at the provider, in another gateway: a second one is nothing to risk.
+            (order, _) = self.executor.current_order(order_id).await?;
+        }
         let Some(opened) = order.opened() else {
             return Err(Fault::Internal("a payment has an order"));
         };
@@ -225,7 +235,7 @@ impl Gateway {
         }
     }
 
-    /// Takes CM's new order for ours, unless its key is another order's already: then what is paid under it could be
+    /// Takes CM's new order for ours, and starts the payment there, unless its key is another order's already: then what is paid under it could be
     /// either's, and both stop.
     async fn register(
         &self,
@@ -234,22 +244,45 @@ impl Gateway {
         attempt: u32,
         provider: ProviderOrder,
     ) -> Result<Stepped, Fault> {
+        let before = Instant::now();
         let order = pending.attempt.order_id;
         let key = key_id(client.base().as_str(), &provider.order_key);
+        let order_key = provider.order_key.clone();
+        let start = StartNow {
+            attempt: pending.starts + 1,
+            deadline: self.deadline(client),
+            nonce: Uuid::new_v4(),
+        };
         let registered = OrderRegistered {
             order,
             payment: pending.attempt.payment_id,
             attempt,
             provider,
+            start: Some(start),
         };
         let executed = self.persist(order, key, &registered).await?;
-        let Ok(KeyOwner { order: owner }) = executed.result else {
+        let Ok(KeyOwner {
+            order: owner,
+            started_by,
+        }) = executed.result
+        else {
             return Err(Fault::Internal("registering an order is never refused"));
         };
+        if owner == order && started_by == Some(start.nonce) {
+            // An answer that came by way of a lost connection or a slow disk may be too late to call by.
+            if before.elapsed() > SEND_WINDOW {
+                return self.not_sent(pending, Operation::Start, start.attempt).await;
+            }
+            return self.call_start(client, &order_key, pending, start.attempt).await;
+        }
         if owner == order {
             if executed.replayed {
                 // CM named it before, for an earlier create of ours: this call is still to be ended.
                 let again = CommandId::from_uuid(Uuid::new_v4());
+                let registered = OrderRegistered {
+                    start: None,
+                    ..registered
+                };
                 self.persist(order, again, &registered).await?;
             }
             return Ok(Stepped::On);
@@ -272,13 +305,24 @@ impl Gateway {
 
     async fn start(&self, client: &Client, order_key: &str, pending: &Pending) -> Result<Stepped, Fault> {
         let attempt = pending.starts + 1;
-        let operation = Operation::Start;
         if !self
-            .announce(client, pending, operation, attempt, order_key)
+            .announce(client, pending, Operation::Start, attempt, order_key)
             .await?
         {
             return Ok(Stepped::On);
         }
+        self.call_start(client, order_key, pending, attempt).await
+    }
+
+    /// The start that was announced.
+    async fn call_start(
+        &self,
+        client: &Client,
+        order_key: &str,
+        pending: &Pending,
+        attempt: u32,
+    ) -> Result<Stepped, Fault> {
+        let operation = Operation::Start;
         let body = StartBody {
             method: self.provider_code(pending.attempt.method),
             ideal_details: pending
@@ -330,8 +374,7 @@ impl Gateway {
         reference: &str,
     ) -> Result<bool, Fault> {
         let before = Instant::now();
-        let deadline =
-            self.executor.now() + SignedDuration::try_from(client.timeout).unwrap_or(SignedDuration::ZERO);
+        let deadline = self.deadline(client);
         let word = Word {
             order: pending.attempt.order_id,
             payment: pending.attempt.payment_id,
@@ -352,18 +395,35 @@ impl Gateway {
             return Ok(false);
         }
         if before.elapsed() > SEND_WINDOW {
-            self.say(
-                pending,
-                Said::NotDone {
-                    operation,
-                    attempt,
-                    resolution: Resolution::NotSent,
-                },
-            )
-            .await?;
+            self.not_sent(pending, operation, attempt).await?;
             return Ok(false);
         }
         Ok(true)
+    }
+
+    /// Until when a call that is made now may be under way.
+    fn deadline(&self, client: &Client) -> Timestamp {
+        self.executor.now() + SignedDuration::try_from(client.timeout).unwrap_or(SignedDuration::ZERO)
+    }
+
+    /// Takes back an intent: the call was not made, and will not be.
+    async fn not_sent(
+        &self,
+        pending: &Pending,
+        operation: Operation,
+        attempt: u32,
+    ) -> Result<Stepped, Fault> {
+        let resolution = Resolution::NotSent;
+        self.say(
+            pending,
+            Said::NotDone {
+                operation,
+                attempt,
+                resolution,
+            },
+        )
+        .await?;
+        Ok(Stepped::On)
     }
 
     /// What create and start have in common: every answer that is not a yes.

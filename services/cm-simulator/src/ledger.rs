@@ -138,7 +138,7 @@ struct Said {
     amount: i64,
     currency: String,
     considered_safe: Option<SaidSafe>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "one_or_many")]
     payments: Vec<SaidPayment>,
 }
 
@@ -152,11 +152,11 @@ struct SaidPayment {
     id: String,
     method: String,
     authorization: SaidAuthorization,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "one_or_many")]
     captures: Vec<SaidMove>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "one_or_many")]
     refunds: Vec<SaidMove>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "one_or_many")]
     chargebacks: Vec<SaidMove>,
 }
 
@@ -166,6 +166,22 @@ struct SaidAuthorization {
     currency: String,
     confidence: Option<String>,
     state: String,
+}
+
+/// A list, its one element alone, or nothing at all: what was said means the same.
+fn one_or_many<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Vec<T>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Said<T> {
+        Many(Vec<T>),
+        One(T),
+        Nothing(()),
+    }
+    Ok(match Said::deserialize(from)? {
+        Said::Many(many) => many,
+        Said::One(one) => vec![one],
+        Said::Nothing(()) => vec![],
+    })
 }
 
 #[derive(Deserialize)]

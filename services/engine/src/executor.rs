@@ -53,6 +53,8 @@ pub enum Fault {
 pub enum Refusal {
     /// The answer is no. Stored, so that a repeat gets the same answer.
     Problem(Box<Problem>),
+    /// Another decision was stored between two reads of this one: it is made again, from what is stored now.
+    Torn,
     /// No, by what is configured today. Not stored: it may be yes tomorrow. A command that was decided before keeps its answer.
     NotKept(Box<Problem>),
     Fault(Fault),
@@ -173,6 +175,10 @@ impl Executor {
                         }),
                     };
                 }
+                Err(Refusal::Torn) => {
+                    self.forget(&session);
+                    continue;
+                }
                 Err(Refusal::Fault(fault)) => return Err(fault),
             };
             let refused = matches!(logged, Logged::Refused(_));
@@ -242,6 +248,25 @@ impl Executor {
         Ok((loaded.state, loaded.position))
     }
 
+    /// The order as this process remembers it, from the store where it does not: for who decides nothing by it that an append
+    /// does not check, or looks again.
+    ///
+    /// # Errors
+    /// [`Fault`] when the store cannot be read.
+    pub async fn remembered_order(&self, id: OrderId) -> Result<(Order, i64), Fault> {
+        let loaded = self.cached_order(id).await?;
+        Ok((loaded.state, loaded.position))
+    }
+
+    /// The payment, as [`Executor::remembered_order`].
+    ///
+    /// # Errors
+    /// [`Fault`] when the store cannot be read.
+    pub async fn remembered_payment(&self, id: PaymentId) -> Result<(Payment, i64), Fault> {
+        let loaded = self.cached_payment(id).await?;
+        Ok((loaded.state, loaded.position))
+    }
+
     /// From memory where possible: the append checks the version.
     pub(crate) async fn cached_order(&self, id: OrderId) -> Result<Loaded<Order>, Fault> {
         if let Some(loaded) = lock(&self.orders).get(&id.stream()) {
@@ -284,6 +309,7 @@ impl Executor {
     }
 
     fn remember(&self, session: Session<'_>, position: i64) {
+        let written = session.touches().iter().map(|touch| touch.stream_id).collect();
         if let Some((_, touched)) = session.order
             && touched.added > 0
         {
@@ -312,6 +338,7 @@ impl Executor {
                 );
             }
         }
+        self.store.remembered(written);
     }
 
     fn forget(&self, session: &Session<'_>) {

@@ -171,12 +171,26 @@ pub struct OrderRegistered {
     pub payment: PaymentId,
     pub attempt: u32,
     pub provider: ProviderOrder,
+    /// Recorded in the same append, where the payment may still be started: a commit less before the shopper has a link.
+    pub start: Option<StartNow>,
+}
+
+/// The intent to start a payment at the order that was just made.
+#[derive(Debug, Clone, Copy)]
+pub struct StartNow {
+    pub attempt: u32,
+    pub deadline: Timestamp,
+    /// Whose intent it is: the id of the command is derived from the key, so its outcome alone would not tell.
+    pub nonce: Uuid,
 }
 
 /// Whose a key is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyOwner {
     pub order: OrderId,
+    /// The nonce of the start that was recorded with it: then, and only then, its owner may call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_by: Option<Uuid>,
 }
 
 /// The command that gives a key to the first who comes with it. `account` is where the key is unique.
@@ -189,13 +203,42 @@ impl Decide for OrderRegistered {
     type Outcome = KeyOwner;
 
     async fn decide(&self, session: &mut Session<'_>) -> Result<KeyOwner, Refusal> {
+        let (order, payment) = (self.order, self.payment);
         let register = OrderCommand::RegisterProviderOrder(self.provider.clone());
-        order_told(session.tell_order(self.order, register).await)?;
+        order_told(session.tell_order(order, register).await)?;
         let confirm = PaymentCommand::ConfirmCreate {
             attempt: self.attempt,
         };
-        payment_told(session.tell_payment(self.payment, confirm).await)?;
-        Ok(KeyOwner { order: self.order })
+        let confirmed = payment_told(session.tell_payment(payment, confirm).await)?;
+        close_if_ended(session, order, payment).await?;
+        let registered = KeyOwner {
+            order,
+            started_by: None,
+        };
+        let Some(start) = self.start else {
+            return Ok(registered);
+        };
+        // The order at the provider is this one's, not that of an earlier answer.
+        let known = session
+            .order(order)
+            .await?
+            .opened()
+            .and_then(|opened| opened.provider.as_ref());
+        let is_this = known.is_some_and(|known| known.order_key == self.provider.order_key);
+        if confirmed != Recorded::Yes || !is_this || !payable(session.order(order).await?, payment) {
+            return Ok(registered);
+        }
+        let intent = PaymentCommand::AttemptCall {
+            operation: Operation::Start,
+            attempt: start.attempt,
+            reference: self.provider.order_key.clone(),
+            deadline: start.deadline,
+        };
+        let started = payment_told(session.tell_payment(payment, intent).await)?;
+        Ok(KeyOwner {
+            order,
+            started_by: (started == Recorded::Yes).then_some(start.nonce),
+        })
     }
 }
 

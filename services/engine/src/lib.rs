@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod admission;
 mod commands;
 mod counts;
 mod executor;
@@ -20,7 +21,9 @@ use tokio_util::sync::CancellationToken;
 pub use commands::{CancelOrder, CreateOrder, OrderMade, PaymentMade, StartPayment};
 pub use executor::{Caller, Decide, Executed, Executor, Fault, Refusal};
 pub use inbox::inbox;
-pub use internal::{KeyOwner, ObserveReport, OrderRegistered, Recorded, Said, SharedKeyFound, Word, key_id};
+pub use internal::{
+    KeyOwner, ObserveReport, OrderRegistered, Recorded, Said, SharedKeyFound, StartNow, Word, key_id,
+};
 pub use methods::catalogue;
 pub use poll::Ladders;
 pub use service::{Commands, ShopRules, WAIT_MAX_HTTP_S};

@@ -18,7 +18,7 @@ use kassa_domain::{
     ids::{CommandId, OrderId, Shop},
     methods::Catalogue,
     order::{NextAction, next_action},
-    payment::Payment,
+    payment::{Payment, Step},
 };
 use kassa_events_schema::api::{self, OrderAnswer, PaymentAnswer};
 use serde::Serialize;
@@ -26,6 +26,7 @@ use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    admission::Admission,
     commands::{CancelOrder, CreateOrder, OrderMade, PaymentMade, StartPayment},
     executor::{Caller, Decide, Executed, Executor, Fault},
     input::rule,
@@ -66,6 +67,7 @@ pub struct Commands {
     ladders: Arc<Ladders>,
     wait_max_s: u64,
     rates: RatePerShop,
+    admission: Admission,
     shutdown: CancellationToken,
 }
 
@@ -84,6 +86,7 @@ impl Commands {
             executor,
             shops: shop_rules(config)?,
             rates: RatePerShop::new(config.shops.keys(), config.rate.commands_per_second),
+            admission: Admission::default(),
             order_ttl: config.checkout.order_ttl,
             attempt_ttl: config.checkout.attempt_ttl,
             methods: Arc::new(crate::methods::catalogue(config)?),
@@ -140,6 +143,7 @@ impl Commands {
         let command = CommandId::from_key(&shop, &key);
         match asked.verb.as_str() {
             "create_order" => {
+                self.admission.order()?;
                 let rules = &self.shops[&shop];
                 let decision = CreateOrder::check(
                     &shop,
@@ -162,6 +166,7 @@ impl Commands {
                 self.order_answer(executed).await
             }
             _ => {
+                self.admission.payment()?;
                 let body = input::decode(&asked.body, rule)?;
                 let decision = StartPayment::check(
                     &shop,
@@ -203,7 +208,13 @@ impl Commands {
             Ok(made) => made.order_id,
             Err(problem) => return Ok(Reply::new(Err(problem)).replayed(replayed)),
         };
-        let (order, at) = self.executor.current_order(order_id).await.map_err(unavailable)?;
+        // What was decided just now is remembered; what was decided before may have gone on elsewhere.
+        let order = if replayed {
+            self.executor.current_order(order_id).await
+        } else {
+            self.executor.remembered_order(order_id).await
+        };
+        let (order, at) = order.map_err(unavailable)?;
         let status = order.opened().map_or("open", kassa_domain::order::Opened::status);
         let position = self.position(order_id, position.max(at)).await?;
         let answer = OrderAnswer {
@@ -231,28 +242,39 @@ impl Commands {
         let deadline = tokio::time::Instant::now() + wait.unwrap_or(Duration::from_secs(WAIT_DEFAULT_S));
         let streams = vec![made.payment_id.stream(), made.order_id.stream()];
         let heard = self.executor.store().hear(streams);
+        // What was decided just now is remembered.
+        let mut look = replayed;
+        let mut waits = Some(self.admission.waits());
         loop {
-            let (payment, paid_at) = self
-                .executor
-                .current_payment(made.payment_id)
-                .await
-                .map_err(unavailable)?;
-            let (order, at) = self
-                .executor
-                .current_order(made.order_id)
-                .await
-                .map_err(unavailable)?;
+            let (payment, order) = if look {
+                let executor = &self.executor;
+                futures::join!(
+                    executor.current_payment(made.payment_id),
+                    executor.current_order(made.order_id)
+                )
+            } else {
+                let executor = &self.executor;
+                futures::join!(
+                    executor.remembered_payment(made.payment_id),
+                    executor.remembered_order(made.order_id)
+                )
+            };
+            let (payment, paid_at) = payment.map_err(unavailable)?;
+            let (order, at) = order.map_err(unavailable)?;
             let next_action = order
                 .opened()
                 .map_or(NextAction::None, |opened| next_action(opened, &payment));
+            if !is_untouched(&payment) {
+                drop(waits.take());
+            }
             let undecided = matches!(payment, Payment::Pending(_)) && next_action == NextAction::Wait;
             if undecided && tokio::time::Instant::now() < deadline && !self.shutdown.is_cancelled() {
-                let look = deadline.min(tokio::time::Instant::now() + LOOK);
-                tokio::select! {
+                let look_at = deadline.min(tokio::time::Instant::now() + LOOK);
+                look = tokio::select! {
                     // Answered with what there is: the shop asks again, and another instance answers.
-                    () = self.shutdown.cancelled() => {}
-                    _ = tokio::time::timeout_at(look, heard.changed()) => {}
-                }
+                    () = self.shutdown.cancelled() => true,
+                    elsewhere = tokio::time::timeout_at(look_at, heard.changed()) => elsewhere.unwrap_or(true),
+                };
                 continue;
             }
             let position = self
@@ -278,6 +300,14 @@ impl Commands {
             .map_err(|e| unavailable(e.into()))?;
         Ok(format!("{part}-{position}"))
     }
+}
+
+/// Whether no gateway has taken it up yet.
+fn is_untouched(payment: &Payment) -> bool {
+    let Payment::Pending(pending) = payment else {
+        return false;
+    };
+    matches!(pending.step, Step::Deciding) && pending.creates == 0 && pending.starts == 0
 }
 
 fn on_the_wire(next: NextAction) -> api::NextAction {

@@ -6,7 +6,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -37,7 +40,36 @@ pub(crate) struct Bells {
 #[derive(Debug, Default)]
 struct Waiters {
     next: u64,
-    by_stream: HashMap<Uuid, Vec<(u64, Arc<Notify>)>>,
+    by_stream: HashMap<Uuid, Vec<(u64, Arc<Bell>)>>,
+}
+
+/// One waiter's.
+#[derive(Debug, Default)]
+struct Bell {
+    rung: Notify,
+    /// By another process: what this one remembers may be older.
+    elsewhere: AtomicBool,
+}
+
+impl Waiters {
+    fn wake(&self, written: &Written, elsewhere: bool) {
+        let wake = |waiting: &Vec<(u64, Arc<Bell>)>| {
+            for (_, bell) in waiting {
+                if elsewhere {
+                    bell.elsewhere.store(true, Ordering::Release);
+                }
+                bell.rung.notify_one();
+            }
+        };
+        match written {
+            Written::Nothing => {}
+            Written::Streams(streams) => streams
+                .iter()
+                .filter_map(|id| self.by_stream.get(id))
+                .for_each(wake),
+            Written::Anything => self.by_stream.values().for_each(wake),
+        }
+    }
 }
 
 /// What was appended.
@@ -60,27 +92,19 @@ impl Bells {
         }
     }
 
+    /// Rings for everybody but those who wait for a stream: see [`Self::ring_here`].
     pub(crate) fn ring(&self, written: &Written, reads: bool) {
         if *written != Written::Nothing {
             self.log.send_modify(|count| *count += 1);
-            let waiters = self.waiters();
-            let wake = |waiting: &Vec<(u64, Arc<Notify>)>| {
-                for (_, waiter) in waiting {
-                    waiter.notify_one();
-                }
-            };
-            match written {
-                Written::Nothing => {}
-                Written::Streams(streams) => streams
-                    .iter()
-                    .filter_map(|id| waiters.by_stream.get(id))
-                    .for_each(wake),
-                Written::Anything => waiters.by_stream.values().for_each(wake),
-            }
         }
         if reads {
             self.reads.send_modify(|count| *count += 1);
         }
+    }
+
+    /// Wakes those who wait for streams that this process has written, once it remembers what it wrote.
+    pub(crate) fn ring_here(&self, streams: Vec<Uuid>) {
+        self.waiters().wake(&Written::Streams(streams), false);
     }
 
     pub(crate) fn log(&self) -> watch::Receiver<u64> {
@@ -131,6 +155,7 @@ impl Bells {
             .filter(|streams| !streams.is_empty())
             .map_or(Written::Anything, Written::Streams);
         self.ring(&written, false);
+        self.waiters().wake(&written, true);
     }
 }
 
@@ -140,12 +165,12 @@ pub struct Heard {
     bells: Bells,
     id: u64,
     streams: Vec<Uuid>,
-    bell: Arc<Notify>,
+    bell: Arc<Bell>,
 }
 
 impl Heard {
     pub(crate) fn new(bells: &Bells, streams: Vec<Uuid>) -> Self {
-        let bell = Arc::new(Notify::new());
+        let bell = Arc::new(Bell::default());
         let mut waiters = bells.waiters();
         waiters.next += 1;
         let id = waiters.next;
@@ -162,9 +187,11 @@ impl Heard {
         }
     }
 
-    /// When one of them may have been written to since the last time; at once, if that was meanwhile.
-    pub async fn changed(&self) {
-        self.bell.notified().await;
+    /// When one of them may have been written to since the last time; at once, if that was meanwhile. Whether it may have
+    /// been by another process: if not, what this one remembers of its own appends is all there is.
+    pub async fn changed(&self) -> bool {
+        self.bell.rung.notified().await;
+        self.bell.elsewhere.swap(false, Ordering::Acquire)
     }
 }
 
@@ -220,6 +247,7 @@ async fn session(
     clock.set_offset(offset);
     // Whatever happened while nobody listened.
     bells.ring(&Written::Anything, true);
+    bells.waiters().wake(&Written::Anything, true);
     loop {
         let message = tokio::time::timeout(Duration::from_secs(1), messages.next()).await;
         match message {
@@ -243,7 +271,7 @@ mod tests {
     use super::*;
 
     fn is_told(heard: &Heard) -> bool {
-        heard.changed().now_or_never().is_some()
+        heard.changed().now_or_never() == Some(true)
     }
 
     #[test]
@@ -272,6 +300,10 @@ mod tests {
             ours.hear("kassa_log", payload);
             assert!(waiting.iter().all(is_told), "{payload:?}");
         }
+        // What this process wrote itself, it remembers.
+        ours.ring_here(vec![one]);
+        assert_eq!(waiting[0].changed().now_or_never(), Some(false));
+        assert_eq!(waiting[1].changed().now_or_never(), None);
         drop(waiting);
         assert!(ours.waiters().by_stream.is_empty(), "who left is forgotten");
     }

@@ -213,6 +213,11 @@ impl Store {
         Heard::new(&self.bells, streams)
     }
 
+    /// Wakes those of this process who wait for streams that it has just written, when it remembers what it wrote.
+    pub fn remembered(&self, streams: Vec<uuid::Uuid>) {
+        self.bells.ring_here(streams);
+    }
+
     /// Changes when a report may have to be read. Only a hint: look as well.
     pub fn read_hints(&self) -> watch::Receiver<u64> {
         self.bells.reads()

@@ -122,6 +122,34 @@ pub(crate) enum Fault {
     PspTimeout,
     /// No answer, although it happened.
     PspTimeoutAfterEffect,
+    /// 401: the account is not served, and nothing happened.
+    #[value(name = "psp_401")]
+    Psp401,
+    /// 403: the account is not served, and nothing happened.
+    #[value(name = "psp_403")]
+    Psp403,
+    /// 429: too many calls, and nothing happened.
+    #[value(name = "psp_429")]
+    Psp429,
+    /// 422 with an error code that is new, and nothing happened.
+    #[value(name = "psp_422")]
+    Psp422,
+    /// An order is made, and its reference is called taken (create only).
+    ReferenceTaken,
+    /// An order is made, and the key of the one before it is named (create only).
+    SameKey,
+    /// It happened, and a proxy's page answers.
+    Html,
+    /// It happened, and half of the answer arrives.
+    Cut,
+    /// It happened, and the answer never ends.
+    Endless,
+    /// It happened, and the answer is empty.
+    Empty,
+    /// It happened, and the answer tells of an error too.
+    SuccessAndError,
+    /// It happened, and the answer is another order's.
+    OtherOrder,
     /// The right answer, later.
     Latency,
     /// Ends all faults.

@@ -189,12 +189,12 @@ pub(crate) fn store_is_stream(facts: &Facts, check: &mut Check) {
     };
     let mut held: HashMap<Uuid, u64> = HashMap::with_capacity(bus.messages.len());
     let (mut lowest, mut highest) = (u64::MAX, 0);
-    let mut last: HashMap<&str, u64> = HashMap::new();
+    let mut last: HashMap<usize, u64> = HashMap::new();
     for message in &bus.messages {
         check.look();
         lowest = lowest.min(message.sequence);
         highest = highest.max(message.sequence);
-        let before = last.insert(&message.stream, message.sequence).unwrap_or(0);
+        let before = last.insert(message.stream, message.sequence).unwrap_or(0);
         if message.sequence <= before {
             check.violated(
                 None,

@@ -28,20 +28,20 @@ impl Row {
 /// An order and its payments as one row shows them.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(crate) struct Shows {
-    pub(crate) reference: String,
+    pub(crate) reference: Box<str>,
     pub(crate) amount: i64,
-    pub(crate) currency: String,
-    pub(crate) level: Option<String>,
-    pub(crate) payments: Vec<ShownPayment>,
+    pub(crate) currency: Box<str>,
+    pub(crate) level: Option<Box<str>>,
+    pub(crate) payments: Box<[ShownPayment]>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(crate) struct ShownPayment {
-    pub(crate) id: String,
-    pub(crate) state: String,
-    pub(crate) confidence: Option<String>,
+    pub(crate) id: Box<str>,
+    pub(crate) state: Box<str>,
+    pub(crate) confidence: Option<Box<str>>,
     pub(crate) amount: i64,
-    pub(crate) currency: String,
+    pub(crate) currency: Box<str>,
     #[serde(default)]
     pub(crate) returned: i64,
 }
@@ -60,7 +60,7 @@ impl Shows {
     /// Money that counts: authorized with the acquirer's word.
     fn counted(&self) -> impl Iterator<Item = &ShownPayment> {
         self.payments.iter().filter(|payment| {
-            payment.state == "AUTHORIZED" && payment.confidence.as_deref() == Some("ACQUIRER_APPROVED")
+            &*payment.state == "AUTHORIZED" && payment.confidence.as_deref() == Some("ACQUIRER_APPROVED")
         })
     }
 
@@ -73,10 +73,10 @@ impl Shows {
         levels: &[String],
     ) -> Result<(), Unfit> {
         let level = self.level.as_ref().ok_or(Unfit::NotSafe)?;
-        if !levels.contains(level) {
+        if !levels.iter().any(|known| known.as_str() == &**level) {
             return Err(Unfit::Level);
         }
-        if self.counted().any(|payment| payment.currency != currency) {
+        if self.counted().any(|payment| &*payment.currency != currency) {
             return Err(Unfit::Currency);
         }
         let counted = self
@@ -108,11 +108,11 @@ impl Shows {
     pub(crate) fn told(&self) -> u64 {
         let payments = self.payments.iter().map(|payment| {
             (
-                payment.id.as_str(),
-                payment.state.as_str(),
+                &*payment.id,
+                &*payment.state,
                 payment.confidence.as_deref(),
                 payment.amount,
-                payment.currency.as_str(),
+                &*payment.currency,
                 payment.returned,
             )
         });
@@ -274,7 +274,7 @@ impl Ledger {
                         order.created = Some(here);
                         if let Some(shows) = &row.shows {
                             order.amount = shows.amount;
-                            order.currency.clone_from(&shows.currency);
+                            order.currency = shows.currency.to_string();
                         }
                     }
                     "menu_start" => order.menu_starts.push(here),

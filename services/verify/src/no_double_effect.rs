@@ -275,7 +275,7 @@ pub(crate) fn no_swapped_answer(facts: &Facts, check: &mut Check) {
         };
         let held = |id: &String| {
             let shown = theirs.truth.iter().flat_map(|(_, shows)| &shows.payments);
-            shown.into_iter().any(|payment| payment.id == *id)
+            shown.into_iter().any(|payment| *payment.id == **id)
         };
         for observed in order.observed.iter().filter(|_| ledger.shows) {
             if !observed.payments.iter().all(held) {
@@ -291,9 +291,9 @@ pub(crate) fn no_swapped_answer(facts: &Facts, check: &mut Check) {
             read.said.as_ref().map(|said| (row, said))
         });
         let Some((row, said)) = settled else { continue };
-        let foreign = said.reference != theirs.reference
+        let foreign = *said.reference != *theirs.reference
             || said.amount != theirs.amount
-            || said.currency != theirs.currency;
+            || *said.currency != *theirs.currency;
         if foreign {
             check.look();
             let found = order.mismatches.iter().any(|(_, what)| what.is_foreign());

@@ -273,7 +273,7 @@ pub(crate) fn taken_back(facts: &Facts, check: &mut Check) {
             let settled = |at: i64| at <= facts.meta.settled_before();
             read.said
                 .as_ref()
-                .is_some_and(|said| said.reference == theirs.reference)
+                .is_some_and(|said| *said.reference == *theirs.reference)
                 && read.answer.is_some_and(|row| settled(row.at))
         });
         let gone = last.and_then(|read| {

@@ -11,6 +11,7 @@ use clap::{Args, Subcommand};
 use crate::{
     run::Asked,
     shipment::{self, ShipmentArgs},
+    sweep::{SWEPT, Sweep},
     verdict::Verdict,
 };
 
@@ -25,7 +26,8 @@ use crate::{
     after_help = "Examples:
   kassa chaos --minutes 2 --seed 1
   kassa chaos --minutes 20 --seed 7
-  kassa chaos --minutes 0.5 --seed 7 --only kill"
+  kassa chaos --minutes 0.5 --seed 7 --only kill
+  kassa chaos --sweep --role relay"
 )]
 pub struct ChaosArgs {
     /// How long payments are made and faults injected; 0.5 is half a minute.
@@ -38,7 +40,7 @@ pub struct ChaosArgs {
     #[arg(long, default_value_t = 150, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=6_000))]
     pub per_minute: u64,
     /// A fault so many seconds after the other, in the mean.
-    #[arg(long, default_value_t = 15, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    #[arg(long, default_value_t = 12, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3_600))]
     pub every: u64,
     /// Only faults whose name begins so.
     #[arg(long, default_value = "", value_name = "KIND")]
@@ -49,6 +51,12 @@ pub struct ChaosArgs {
     /// Keeps the folder of a run in which nothing is wrong, too.
     #[arg(long)]
     pub keep: bool,
+    /// Instead: kills each process at its 1st, 2nd, 3rd … write until one payment is through.
+    #[arg(long, conflicts_with_all = ["minutes", "per_minute", "every", "only", "alone"])]
+    pub sweep: bool,
+    /// Sweeps this process only.
+    #[arg(long, requires = "sweep", value_name = "ROLE", value_parser = clap::builder::PossibleValuesParser::new(SWEPT))]
+    pub role: Option<String>,
     #[command(subcommand)]
     part: Option<Part>,
 }
@@ -91,6 +99,9 @@ pub async fn run(args: &ChaosArgs, exe: PathBuf) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let cache_dir = kassa_infra::run::cache_dir();
+    if args.sweep {
+        return swept(args, exe, cache_dir).await;
+    }
     let asked = Asked {
         exe,
         folder: folder(&cache_dir, args.seed)?,
@@ -100,6 +111,7 @@ pub async fn run(args: &ChaosArgs, exe: PathBuf) -> anyhow::Result<ExitCode> {
         payments_per_minute: args.per_minute,
         fault_every: Duration::from_secs(args.every),
         only: args.only.clone(),
+        doubled: true,
     };
     let verdict = both(&asked, !args.alone, &mut |text: &str| eprintln!("{text}")).await;
     let good = verdict.as_ref().is_ok_and(Verdict::good);
@@ -113,6 +125,39 @@ pub async fn run(args: &ChaosArgs, exe: PathBuf) -> anyhow::Result<ExitCode> {
         eprintln!("again      {}", again(args));
     }
     println!("{}", verdict?.told().trim_end());
+    Ok(ExitCode::from(u8::from(!good)))
+}
+
+/// Sweeps, and keeps the folder where a payment did not end well.
+async fn swept(args: &ChaosArgs, exe: PathBuf, cache_dir: PathBuf) -> anyhow::Result<ExitCode> {
+    let sweep = Sweep {
+        exe,
+        folder: folder(&cache_dir, args.seed)?,
+        cache_dir,
+        roles: args
+            .role
+            .clone()
+            .map_or_else(|| SWEPT.map(str::to_owned).to_vec(), |role| vec![role]),
+        first: 1,
+        step: 1,
+        budget: None,
+    };
+    let swept = sweep.run(|line| eprintln!("{line}")).await;
+    let good = swept.as_ref().is_ok_and(|swept| swept.failures.is_empty());
+    if good && !args.keep {
+        std::fs::remove_dir_all(&sweep.folder)?;
+    } else {
+        keep(&sweep.folder)?;
+        eprintln!("kept       {}", sweep.folder.display());
+    }
+    let swept = swept?;
+    println!("kills      {}", swept.kills);
+    for (role, n) in &swept.complete {
+        println!("complete   {role}: a payment is through before write {n}");
+    }
+    for failure in &swept.failures {
+        println!("WRONG      {failure}");
+    }
     Ok(ExitCode::from(u8::from(!good)))
 }
 

@@ -461,7 +461,8 @@ impl Installation {
         }
         let mut bad = Vec::new();
         for name in &names {
-            if let Ok(end) = self.terminate(name).await
+            if let Ok(process) = self.process(name)
+                && let Ok(end) = process.until_ended(TERM_MAX).await
                 && end.code != Some(0)
             {
                 bad.push(end);

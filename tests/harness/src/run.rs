@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
-use tokio::time::{Instant, interval};
+use tokio::time::{Instant, interval, sleep};
 use tokio_postgres::NoTls;
 
 use crate::{
@@ -40,6 +40,8 @@ pub struct Asked {
     pub fault_every: Duration,
     /// Only kinds whose name begins so; empty: all.
     pub only: String,
+    /// Two processes of every role.
+    pub doubled: bool,
 }
 
 /// One installation, used and brought to its end.
@@ -56,13 +58,13 @@ impl Asked {
         (self.lasts.as_secs().max(1) * self.payments_per_minute / 60).max(1)
     }
 
-    fn plan(&self, folder: &Path) -> Plan {
+    pub(crate) fn plan(&self, folder: &Path) -> Plan {
         let mut plan = Plan::new(self.exe.clone(), folder.to_owned(), self.cache_dir.clone());
         for name in ["ORDER_TTL", "ATTEMPT_TTL"] {
             plan.environment
                 .push((format!("KASSA_CHECKOUT__{name}"), quiet::ORDER_TTL.to_owned()));
         }
-        plan
+        if self.doubled { plan.doubled() } else { plan }
     }
 
     /// The same orders without any fault, as fast as they are served.
@@ -71,7 +73,7 @@ impl Asked {
     /// When it cannot be brought to its end.
     pub async fn faultless(&self, say: &mut dyn FnMut(&str)) -> anyhow::Result<Ran> {
         let folder = self.folder.join("without");
-        let at = Installation::start(self.plan(&folder).doubled()).await?;
+        let at = Installation::start(self.plan(&folder)).await?;
         let lasts = Duration::from_secs((self.orders() / FAULTLESS_RATE).max(1)).min(self.lasts);
         self.play(at, folder, lasts, Vec::new(), say).await
     }
@@ -82,7 +84,7 @@ impl Asked {
     /// When it cannot be brought to its end.
     pub async fn faulty(&self, say: &mut dyn FnMut(&str)) -> anyhow::Result<Ran> {
         let folder = self.folder.join("with");
-        let mut plan = self.plan(&folder).doubled();
+        let mut plan = self.plan(&folder);
         plan.wire = fault::wire();
         let at = Installation::start(plan).await?;
         let mut kinds = Vec::new();
@@ -130,14 +132,16 @@ impl Asked {
             anyhow::Ok(went)
         };
         let playing = workload.play(access.clone(), &answers, progress.clone());
+        let earlier = earlier(&access, folder.join("earlier"), lasts / 2);
         let mut ticks = interval(TOLD_EVERY);
-        let (mut went, mut outcome) = (None, None);
+        let (mut went, mut outcome, mut seen) = (None, None, None);
         {
-            tokio::pin!(faults, playing);
-            while went.is_none() || outcome.is_none() {
+            tokio::pin!(faults, playing, earlier);
+            while went.is_none() || outcome.is_none() || seen.is_none() {
                 tokio::select! {
                     done = &mut faults, if went.is_none() => went = Some(done?),
                     done = &mut playing, if outcome.is_none() => outcome = Some(done?),
+                    done = &mut earlier, if seen.is_none() => seen = Some(done),
                     _ = ticks.tick() => say(&format!(
                         "{:>4} s: {} orders came, {} are over",
                         began.elapsed().as_secs(),
@@ -161,6 +165,7 @@ impl Asked {
         let clocks_apart = went.iter().any(|one| one.kind.starts_with("clock"));
         self.export(&access, &export, clocks_apart).await?;
         fs::rename(&answers, export.join("answers.ndjson"))?;
+        fs::rename(seen.unwrap_or_default(), export.join("events.earlier.ndjson"))?;
         shipped(&access, &export).await?;
         lines(&export.join("processes.ndjson"), at.ends().iter().map(end))?;
         at.close().await;
@@ -171,16 +176,10 @@ impl Asked {
         })
     }
 
-    async fn export(&self, access: &Access, to: &Path, clocks_apart: bool) -> anyhow::Result<()> {
-        let dir = to.to_string_lossy();
-        let args = [
-            "export",
-            "--to",
-            &dir,
-            "--simulator",
-            &access.cm_url,
-            "--projections",
-        ];
+    pub(crate) async fn export(&self, access: &Access, to: &Path, clocks_apart: bool) -> anyhow::Result<()> {
+        let (dir, seed) = (to.to_string_lossy(), self.seed.to_string());
+        let mut args = vec!["export", "--to", &dir, "--simulator", &access.cm_url];
+        args.extend(["--projections", "--quiescent", "--seed", &seed]);
         access.tool(&args).await?;
         let path = to.join("meta.json");
         let mut meta: Value = serde_json::from_slice(&fs::read(&path)?)?;
@@ -191,7 +190,23 @@ impl Asked {
     }
 }
 
-fn end(end: &End) -> Value {
+/// The events as they are `after` a while, in the middle of everything: what was stored then is to stay as it was.
+async fn earlier(access: &Access, to: PathBuf, after: Duration) -> PathBuf {
+    sleep(after).await;
+    let dir = to.to_string_lossy();
+    while access
+        .tool(&["export", "--to", &dir, "--without-bus"])
+        .await
+        .is_err()
+    {
+        // A server is away just now, and what was begun is not an export.
+        let _ = fs::remove_dir_all(&to);
+        sleep(Duration::from_secs(1)).await;
+    }
+    to.join("events.ndjson")
+}
+
+pub(crate) fn end(end: &End) -> Value {
     json!({
         "role": end.role, "pid": end.pid, "signal": end.signal, "sent_at": end.sent_at, "exited_at": end.exited_at,
         "code": end.code,
@@ -199,7 +214,7 @@ fn end(end: &End) -> Value {
 }
 
 /// What the shop's database committed, in its order: events that were delivered, releases and holds that came of them.
-async fn shipped(access: &Access, export: &Path) -> anyhow::Result<()> {
+pub(crate) async fn shipped(access: &Access, export: &Path) -> anyhow::Result<()> {
     let rows = rows(
         access,
         "SELECT json_build_object('n', row_number() OVER (ORDER BY at, rank, event_id), 'what', what,
@@ -233,7 +248,7 @@ async fn rows(access: &Access, sql: &str) -> anyhow::Result<Vec<String>> {
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-fn lines(path: &Path, rows: impl Iterator<Item = Value>) -> anyhow::Result<()> {
+pub(crate) fn lines(path: &Path, rows: impl Iterator<Item = Value>) -> anyhow::Result<()> {
     text(path, rows.map(|row| row.to_string()))
 }
 

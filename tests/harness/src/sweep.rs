@@ -2,7 +2,8 @@
 //!
 //! A process is killed with SIGKILL at its N-th write to PostgreSQL, the bus or CM while one payment is made, for N = 1, 2,
 //! 3 … until a payment is through before the N-th write comes. By turns the write is the first that never happened and
-//! the last that did. The process starts again, the shopper goes on, and the order must be paid, safe and shipped once.
+//! the last that did. The process starts again, the shopper goes on, and the order must be paid, safe and shipped once; in the
+//! end `kassa verify` judges all that happened.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -12,9 +13,13 @@ use tokio::time::{Instant, interval};
 
 use crate::{
     fault::{network::Network, postgres::session},
-    installation::{Installation, Plan, SHIPMENT},
+    installation::{Installation, SHIPMENT},
     proxy::{Release, Trap, When},
+    quiet,
+    run::{self, Asked, Ran},
+    verdict::Verdict,
     workload::{
+        Outcome,
         client::{Client, Via},
         shopper::{self, Played},
         story::{Scenario, Story},
@@ -52,16 +57,20 @@ pub struct Swept {
     pub kills: u64,
     /// Processes swept to the end, with the number of the write that never came.
     pub complete: Vec<(String, u64)>,
-    /// Payments that did not end as they should: at which write of which process.
+    /// Payments that did not end as they should, at which write of which process; and what verify found.
     pub failures: Vec<String>,
 }
 
 /// Every process that can be killed in the middle of a payment.
-#[must_use]
-pub fn roles() -> Vec<String> {
-    let services = crate::installation::ROLES.map(str::to_owned);
-    services.into_iter().chain([SHIPMENT.to_owned()]).collect()
-}
+pub const SWEPT: [&str; 7] = [
+    "engine",
+    "relay",
+    "cm-gateway",
+    "cm-notifications",
+    "read-models",
+    "checkout",
+    SHIPMENT,
+];
 
 impl Sweep {
     /// Sweeps; `tell` hears of each kill.
@@ -69,7 +78,8 @@ impl Sweep {
     /// # Errors
     /// When the installation cannot be started, or does not come back after a kill.
     pub async fn run(&self, mut tell: impl FnMut(&str)) -> anyhow::Result<Swept> {
-        let mut plan = Plan::new(self.exe.clone(), self.folder.clone(), self.cache_dir.clone());
+        let asked = self.asked();
+        let mut plan = asked.plan(&self.folder);
         plan.wire = Some(Network::wire());
         let mut installation = Installation::start(plan).await?;
         let began = Instant::now();
@@ -120,9 +130,52 @@ impl Sweep {
             }
         }
         client.flush()?;
-        let bad = installation.close().await;
-        ensure!(bad.is_empty(), "processes did not end in order: {bad:?}");
+        drop(client);
+        tell("every order was played out; waiting until all is quiet, then judging");
+        let verdict = self.judge(installation, &asked, number).await?;
+        ensure!(
+            verdict.paid == number || !swept.failures.is_empty(),
+            "{} of {number} orders are paid at the end",
+            verdict.paid
+        );
+        swept.failures.extend(verdict.wrong);
         Ok(swept)
+    }
+
+    /// What `kassa verify` says of all that happened.
+    async fn judge(&self, mut at: Installation, asked: &Asked, orders: u64) -> anyhow::Result<Verdict> {
+        let export = self.folder.join("export");
+        quiet::wait(&mut at, |_: &str| ()).await?;
+        let access = at.access().clone();
+        asked.export(&access, &export, false).await?;
+        std::fs::rename(self.folder.join("answers.ndjson"), export.join("answers.ndjson"))?;
+        run::shipped(&access, &export).await?;
+        run::lines(&export.join("processes.ndjson"), at.ends().iter().map(run::end))?;
+        let bad = at.close().await;
+        ensure!(bad.is_empty(), "processes did not end in order: {bad:?}");
+        let ran = Ran {
+            export,
+            outcome: Outcome {
+                orders,
+                ..Outcome::default()
+            },
+            went: Vec::new(),
+        };
+        Verdict::of(&ran, None, &self.folder)
+    }
+
+    fn asked(&self) -> Asked {
+        Asked {
+            exe: self.exe.clone(),
+            cache_dir: self.cache_dir.clone(),
+            folder: self.folder.clone(),
+            seed: self.first,
+            lasts: Duration::ZERO,
+            payments_per_minute: 0,
+            fault_every: Duration::MAX,
+            only: String::new(),
+            doubled: false,
+        }
     }
 
     /// Makes one payment and kills at a write; whether the write came.
@@ -190,6 +243,7 @@ fn story(number: u64) -> Story {
         scenario: Scenario {
             name: "ideal/success".to_owned(),
             method: "ideal".to_owned(),
+            pays: true,
         },
         amount_minor: 4_995,
         arrives: Duration::ZERO,

@@ -51,6 +51,8 @@ fn dependencies_point_at_the_domain_and_the_contract_and_never_back() {
     }
     // A shop links it: it may know the wire and nothing else.
     assert_eq!(ours("kassa-shipment"), ["kassa-events-schema"]);
+    // A second opinion is none if it asks the first.
+    assert_eq!(ours("kassa-verify"), ["kassa-events-schema"]);
     for (name, direct) in &all {
         let writes = direct.iter().any(|dependency| dependency == "kassa-engine");
         // A benchmark has orders decided, on a server of its own.

@@ -1,16 +1,74 @@
 //! Does the system end where it should when its processes are killed and frozen while shoppers pay? A slice of
 //! `kassa chaos`, with another seed each time.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
 
-use kassa_harness::installation::{Installation, Plan, SHIPMENT};
+use kassa_harness::{
+    installation::{Installation, Plan, SHIPMENT},
+    run::Asked,
+    verdict::Verdict,
+};
 
 use crate::world::world;
 
 fn plan(name: &str) -> Plan {
-    let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache");
-    let exe = PathBuf::from(env!("CARGO_BIN_EXE_kassa-under-test"));
-    Plan::new(exe, world().folder.join(name), cache)
+    Plan::new(exe(), world().folder.join(name), cache())
+}
+
+fn exe() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_kassa-under-test"))
+}
+
+fn cache() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache")
+}
+
+/// Another one each time, or the one that a failure has told.
+fn seed() -> u64 {
+    let given = std::env::var("KASSA_CHAOS_SEED").ok();
+    let given = given.map(|text| text.parse().expect("KASSA_CHAOS_SEED is a number"));
+    given.unwrap_or_else(|| {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        since.expect("it is after 1970").as_secs()
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn orders_end_under_faults_as_they_end_without() {
+    let seed = seed();
+    let asked = Asked {
+        exe: exe(),
+        cache_dir: cache(),
+        folder: world().folder.join("chaos"),
+        seed,
+        lasts: Duration::from_secs(10),
+        payments_per_minute: 150,
+        fault_every: Duration::from_secs(2),
+        only: String::new(),
+        doubled: false,
+    };
+    let (mut with, mut without) = (Vec::new(), Vec::new());
+    let mut say = |text: &str| with.push(text.to_owned());
+    let mut say_without = |text: &str| without.push(text.to_owned());
+    // At once: both mostly wait.
+    let (faulty, faultless) = tokio::join!(asked.faulty(&mut say), asked.faultless(&mut say_without));
+    let again = format!(
+        "KASSA_CHAOS_SEED={seed} cargo test -p kassa-tests --test system orders_end_under_faults\n{}",
+        with.join("\n")
+    );
+    let faulty = faulty.unwrap_or_else(|error| panic!("{again}\nwith faults: {error:#}"));
+    let faultless = faultless.unwrap_or_else(|error| panic!("{again}\nwithout faults: {error:#}"));
+    let verdict = Verdict::of(&faulty, Some(&faultless), &asked.folder).expect("the exports are read");
+    println!("seed {seed}\n{}", verdict.told());
+    assert!(verdict.good(), "{again}\n{}", verdict.told());
+    assert!(
+        verdict.paid > 0 && verdict.bit() > 0,
+        "{again}\n{}",
+        verdict.told()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// What every payment comes to, whatever was killed.
-async fn ends_well(stage: &Stage, order_id: &str, reference: &str) {
+pub(crate) async fn ends_well(stage: &Stage, order_id: &str, reference: &str) {
     stage.until_order(order_id, "paid", "authorized", "yes").await;
     stage
         .until("one shipment", async |s| s.shipments(order_id).await == 1)
@@ -200,7 +200,7 @@ async fn the_bus_is_wiped_and_filled_again_with_the_same_sequences_and_no_second
 }
 
 /// Everybody has recovered: another order goes all the way, over the bus.
-async fn another_goes_through(stage: &Stage) {
+pub(crate) async fn another_goes_through(stage: &Stage) {
     let (reference, order_id) = stage.create("ideal/success").await;
     stage
         .until("a redirect", async |s| {

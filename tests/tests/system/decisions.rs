@@ -84,15 +84,20 @@ impl Engine {
         commands.answer(&asked).await
     }
 
-    /// An order with an attempt whose shopper was sent to CM's page.
-    async fn redirected(&self) -> (OrderId, PaymentId) {
+    /// An order with an attempt that nobody has begun to work on.
+    async fn started(&self) -> (OrderId, PaymentId) {
         let body = order_body("decisions", "ideal/success");
         let order = accepted(&self.ask(&self.config, "create_order", "order", &body).await);
         let order = OrderId::parse(order["order_id"].as_str().expect("an id")).expect("one of ours");
         let start = json!({ "order_id": order.to_string(), "method": "ideal" });
         let started = accepted(&self.ask(&self.config, "start_payment", "start", &start).await);
         let payment = started["payment_id"].as_str().expect("an id");
-        let payment = PaymentId::parse(payment).expect("one of ours");
+        (order, PaymentId::parse(payment).expect("one of ours"))
+    }
+
+    /// An order with an attempt whose shopper was sent to CM's page.
+    async fn redirected(&self) -> (OrderId, PaymentId) {
+        let (order, payment) = self.started().await;
         let call = |operation| Said::CallAttempted {
             operation,
             attempt: 1,
@@ -110,6 +115,7 @@ impl Engine {
                 reference: "ours".to_owned(),
                 expires_at: None,
             },
+            start: None,
         };
         self.executor
             .execute(order, fresh(), Caller::Internal, &registered)
@@ -288,6 +294,40 @@ async fn an_older_report_changes_neither_the_order_nor_its_payments() {
     let paid = engine.observe(order, 6, now, report("ours", "AUTHORIZED")).await;
     assert_eq!(paid, Recorded::Yes);
     assert_eq!(engine.statuses(order, payment).await, ("paid", "authorized"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_order_that_was_canceled_a_moment_ago_is_not_started_at_cm() {
+    let engine = Engine::new().await;
+    let (order, payment) = engine.started().await;
+    let cancel = json!({ "order_id": order.to_string() });
+    accepted(
+        &engine
+            .ask(&engine.config, "cancel_order", "cancel", &cancel)
+            .await,
+    );
+    // The gateway has looked before; what it wants to do is looked at again, where it is recorded.
+    let word = Word {
+        order,
+        payment,
+        said: Said::CallAttempted {
+            operation: Operation::CreateOrder,
+            attempt: 1,
+            reference: "ours".to_owned(),
+            deadline: engine.executor.now() + SignedDuration::from_secs(30),
+        },
+    };
+    let executed = engine
+        .executor
+        .execute(order, fresh(), Caller::Internal, &word)
+        .await
+        .expect("it is decided");
+    assert_eq!(
+        executed.result.expect("a worker's word is no problem"),
+        Recorded::NotNow,
+        "the gateway may call"
+    );
+    assert_eq!(engine.statuses(order, payment).await, ("canceled", "failed"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

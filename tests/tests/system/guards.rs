@@ -25,7 +25,7 @@ async fn stage(processes: &[(&'static str, Role)]) -> Stage {
     let plan = Plan {
         processes: processes.to_vec(),
         nats: None,
-    database: None,
+        database: None,
     };
     let never = vec![SignedDuration::from_hours(1)];
     Stage::tuned(plan, |config| {

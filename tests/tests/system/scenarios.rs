@@ -64,7 +64,7 @@ fn takes_time(doc: &ScenarioDoc) -> bool {
 }
 
 /// Takes the steps of a story and waits for its end; the order's id.
-async fn play(stage: &Stage, doc: &ScenarioDoc) -> String {
+pub(crate) async fn play(stage: &Stage, doc: &ScenarioDoc) -> String {
     let (reference, order_id) = stage.create(doc.name).await;
     for step in doc.steps {
         match step.act {
@@ -99,7 +99,7 @@ async fn play(stage: &Stage, doc: &ScenarioDoc) -> String {
 }
 
 /// Every column of the published end, now.
-async fn stands(stage: &Stage, doc: &ScenarioDoc, order_id: &str) {
+pub(crate) async fn stands(stage: &Stage, doc: &ScenarioDoc, order_id: &str) {
     let order = stage.get_order(order_id).await;
     let end = doc.end;
     assert_eq!(

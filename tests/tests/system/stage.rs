@@ -289,6 +289,24 @@ impl Stage {
         let _ = child.wait();
     }
 
+    /// SIGTERM; its exit code, once it has ended.
+    pub(crate) async fn terminate(&mut self, role: &str) -> Option<i32> {
+        let mut child = self.children.remove(role).expect("it runs as a process");
+        let told = Command::new("kill")
+            .args(["-TERM", &child.id().to_string()])
+            .status();
+        assert!(told.expect("kill is there").success());
+        let deadline = Instant::now() + DEADLINE;
+        let mut look = tokio::time::interval(Duration::from_millis(20));
+        loop {
+            look.tick().await;
+            if let Some(status) = child.try_wait().expect("it is ours") {
+                return status.code();
+            }
+            assert!(Instant::now() < deadline, "{role} does not end");
+        }
+    }
+
     /// The configuration for the binary itself.
     pub(crate) fn config_file(&self) -> &std::path::Path {
         &self.config_file

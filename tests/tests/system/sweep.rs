@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use kassa_harness::sweep::{Sweep, roles};
+use kassa_harness::sweep::{SWEPT, Sweep};
 
 use crate::world::world;
 
@@ -24,14 +24,13 @@ async fn f_05_a_process_killed_at_any_write_changes_nothing_of_what_a_payment_co
     let given = std::env::var("KASSA_SWEEP_SEED").ok();
     let seed: u64 = given.and_then(|seed| seed.parse().ok()).unwrap_or_else(clock);
     println!("to repeat: KASSA_SWEEP_SEED={seed} cargo test --test system f_05");
-    let all = roles();
-    let count = u64::try_from(all.len()).expect("few");
-    let role = all[usize::try_from(seed % count).expect("few")].clone();
+    let count = u64::try_from(SWEPT.len()).expect("few");
+    let role = SWEPT[usize::try_from(seed % count).expect("few")];
     let sweep = Sweep {
         exe: PathBuf::from(env!("CARGO_BIN_EXE_kassa-under-test")),
         folder: world().folder.join("sweep"),
         cache_dir: Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache"),
-        roles: vec![role.clone()],
+        roles: vec![role.to_owned()],
         first: 1 + seed / count % STEP,
         step: STEP,
         budget: Some(BUDGET),

@@ -9,6 +9,7 @@ use super::{
     ledger::AtCm,
     machine::{OTHERS, Sample},
     shoppers::{Answered, Shopping},
+    stage::Verified,
     stats::{Spread, ms},
 };
 
@@ -44,7 +45,7 @@ pub(super) struct Report {
     pub(super) cpu_ms_per_second: BTreeMap<&'static str, u64>,
     pub(super) resident_mb: [u64; 3],
     pub(super) resident_by_role_mb: BTreeMap<&'static str, u64>,
-    pub(super) violations: Option<usize>,
+    pub(super) verified: Verified,
 }
 
 /// The latencies of one phase of shopping.
@@ -238,11 +239,21 @@ impl Report {
             let _ = write!(memory, " {name} {mb}");
         }
         line(memory);
-        line(match self.violations {
-            Some(0) => "verify: no violation".to_owned(),
-            Some(found) => format!("verify: {found} violations: the run does not count"),
-            None => "verify: not asked".to_owned(),
-        });
+        let Verified {
+            violations,
+            minor,
+            violated,
+            events,
+            orders,
+        } = &self.verified;
+        line(format!(
+            "verify: {violations} violations of money, goods or evidence, {minor} of service {violated:?} in {events} events of {orders} orders{}",
+            if *violations == 0 {
+                ""
+            } else {
+                ": the run does not count"
+            }
+        ));
         text
     }
 }

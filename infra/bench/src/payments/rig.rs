@@ -218,6 +218,22 @@ impl Rig {
         }
     }
 
+    /// Runs a subcommand of the binary against this installation.
+    pub(super) async fn tool(&self, args: &[&str]) -> anyhow::Result<()> {
+        let mut command = tokio::process::Command::new(&self.exe);
+        command.arg("--config").arg(&self.config).args(args);
+        let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        anyhow::ensure!(
+            output.status.success(),
+            "kassa {}: {}: {}",
+            args.join(" "),
+            output.status,
+            said.trim()
+        );
+        Ok(())
+    }
+
     /// Asks our roles to end and waits for it, so that what is read afterwards is all there is.
     pub(super) async fn stop_roles(&mut self) -> anyhow::Result<()> {
         for role in &self.roles {

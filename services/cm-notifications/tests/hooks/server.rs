@@ -1,57 +1,22 @@
 //! One PostgreSQL for all tests of this binary, a database and a listener for each. They end with the process.
 
-use std::{
-    future::Future,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    sync::{
-        OnceLock,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{future::Future, net::SocketAddr, time::Duration};
 
 use kassa_cm_notifications::Notifications;
 use kassa_domain::ids::{OrderId, Shop};
 use kassa_event_store::{Append, NewEvent, Store, StoreConfig, Touch};
-use kassa_infra::servers::{Postgres, PostgresOptions};
+use kassa_test_servers::{connect, database};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 pub(crate) const SHOP: &str = "demo-shop";
 /// Generous, as the machine may be building something else; nothing waits longer than it must.
 const DEADLINE: Duration = Duration::from_secs(60);
-
-fn postgres() -> &'static Postgres {
-    static SERVER: OnceLock<Postgres> = OnceLock::new();
-    SERVER.get_or_init(|| {
-        Postgres::start(&PostgresOptions {
-            dir: run_folder().join("pg"),
-            bin_dir: None,
-            cache_dir: Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache"),
-        })
-        .expect("PostgreSQL starts")
-    })
-}
-
-/// A folder of this process's own; those of processes that are gone are removed.
-fn run_folder() -> PathBuf {
-    let runs = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cm-notifications");
-    std::fs::create_dir_all(&runs).expect("the target folder can be written");
-    for entry in std::fs::read_dir(&runs).expect("it was just made").flatten() {
-        if !Path::new("/proc").join(entry.file_name()).exists() {
-            let _ = std::fs::remove_dir_all(entry.path());
-        }
-    }
-    let folder = runs.join(std::process::id().to_string());
-    std::fs::create_dir_all(&folder).expect("the target folder can be written");
-    folder
-}
 
 /// A listener on a database of its own.
 pub(crate) struct Hook {
@@ -153,27 +118,6 @@ impl Hook {
 }
 
 /// The address of a fresh database with the schema in it.
-async fn database() -> String {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let name = format!("hooks_{}", NEXT.fetch_add(1, Ordering::Relaxed));
-    connect(&postgres().url("postgres"))
-        .await
-        .batch_execute(&format!("CREATE DATABASE {name}"))
-        .await
-        .expect("a database is made");
-    let url = postgres().url(&name);
-    kassa_migrations::migrate(&mut connect(&url).await)
-        .await
-        .expect("it is migrated");
-    url
-}
-
-async fn connect(url: &str) -> Client {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("it opens");
-    tokio::spawn(connection);
-    client
-}
-
 /// The status of one call for this reference, as it stands in the URL.
 pub(crate) async fn call(address: SocketAddr, reference: &str) -> u16 {
     let request =

@@ -146,12 +146,9 @@ impl Decide for StartPayment {
         };
         match session.tell_payment(payment_id, start).await {
             Ok(()) => {}
-            // The id hangs on this very command, and the order has just taken it as new.
-            Err(Told::Rejected(_)) => {
-                return Err(Refusal::Fault(crate::executor::Fault::Internal(
-                    "a new attempt was started before",
-                )));
-            }
+            // The id hangs on this very command, and the order has just taken it as new: another process was given the same
+            // command, and stored it after the order was read here.
+            Err(Told::Rejected(_)) => return Err(Refusal::Torn),
             Err(Told::Fault(fault)) => return Err(fault.into()),
         }
         if let Some(timer) =

@@ -53,7 +53,7 @@ async fn a_server_that_stops_answering_does_not_hang_its_callers() {
     let pid = database
         .number(
             "SELECT pid::bigint FROM pg_stat_activity WHERE datname = current_database()
-                AND application_name = 'kassa' AND query IN ('COMMIT', 'NOTIFY kassa_log')",
+                AND application_name = 'kassa' AND (query = 'COMMIT' OR query LIKE 'NOTIFY kassa_log%')",
         )
         .await;
     let frozen = Frozen::new(pid);

@@ -1,8 +1,9 @@
 //! How does the schema get into a database, and what may the services' role do there?
 
+use kassa_test_servers::connect;
 use tokio_postgres::error::SqlState;
 
-use crate::server::{Database, connect, open, opening};
+use crate::server::{Database, open, opening};
 
 /// How many there are; a number may be missing where somebody reserved it and did not need it.
 fn steps() -> i64 {

@@ -1,45 +1,11 @@
 //! One PostgreSQL for all tests of this binary, a database for each. It ends with the process.
 
-use std::{
-    future::Future,
-    path::{Path, PathBuf},
-    sync::{
-        OnceLock,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{future::Future, time::Duration};
 
 use kassa_event_store::{Append, NewEvent, Store, StoreConfig, Touch};
-use kassa_infra::servers::{Postgres, PostgresOptions};
-use tokio_postgres::{Client, NoTls};
+use kassa_test_servers::connect;
+use tokio_postgres::Client;
 use uuid::Uuid;
-
-fn postgres() -> &'static Postgres {
-    static SERVER: OnceLock<Postgres> = OnceLock::new();
-    SERVER.get_or_init(|| {
-        Postgres::start(&PostgresOptions {
-            dir: run_folder().join("pg"),
-            bin_dir: None,
-            cache_dir: Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache"),
-        })
-        .expect("PostgreSQL starts")
-    })
-}
-
-/// A folder of this process's own; those of processes that are gone are removed.
-fn run_folder() -> PathBuf {
-    let runs = Path::new(env!("CARGO_TARGET_TMPDIR")).join("event-store");
-    std::fs::create_dir_all(&runs).expect("the target folder can be written");
-    for entry in std::fs::read_dir(&runs).expect("it was just made").flatten() {
-        if !Path::new("/proc").join(entry.file_name()).exists() {
-            let _ = std::fs::remove_dir_all(entry.path());
-        }
-    }
-    let folder = runs.join(std::process::id().to_string());
-    std::fs::create_dir_all(&folder).expect("the target folder can be written");
-    folder
-}
 
 /// A database of one test's own.
 pub(crate) struct Database {
@@ -50,14 +16,10 @@ pub(crate) struct Database {
 impl Database {
     /// Without a schema.
     pub(crate) async fn empty() -> Self {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let name = format!("store_{}", NEXT.fetch_add(1, Ordering::Relaxed));
-        let url = postgres().url(&name);
-        let admin = connect(&postgres().url("postgres")).await;
-        admin
-            .batch_execute(&format!("CREATE DATABASE {name}"))
-            .await
-            .expect("a database is made");
+        let url = kassa_test_servers::empty_database().await;
+        let client = connect(&url).await;
+        let row = client.query_one("SELECT current_database()::text", &[]).await;
+        let name = row.expect("it has a name").get(0);
         Self { name, url }
     }
 
@@ -82,12 +44,6 @@ impl Database {
         let row = self.superuser().await.query_one(sql, &[]).await.expect(sql);
         row.get(0)
     }
-}
-
-pub(crate) async fn connect(url: &str) -> Client {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("it opens");
-    tokio::spawn(connection);
-    client
 }
 
 pub(crate) async fn open(url: &str) -> Store {

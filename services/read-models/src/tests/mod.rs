@@ -137,7 +137,7 @@ async fn f_07_a_projector_that_another_overtook_does_not_go_back() {
         .await
         .expect("it is free");
     let store = database.store.clone();
-    let slow = tokio::spawn(async move { projector::step(&Checkout, &store, PART).await });
+    let slow = tokio::spawn(async move { projector::step(&Checkout, &store, PART, None).await });
     database
         .until(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'",
@@ -161,9 +161,9 @@ async fn f_07_a_projector_that_another_overtook_does_not_go_back() {
         .await
         .expect("it moves");
     transaction.commit().await.expect("it is committed");
-    let stepped = slow.await.expect("it does not panic").expect("it goes on");
+    let (stands, full) = slow.await.expect("it does not panic").expect("it goes on");
     assert_eq!(
-        stepped,
+        (stands.position, full),
         (4, true),
         "it looks again, from where the other has come to"
     );

@@ -1,14 +1,6 @@
 //! One PostgreSQL for all tests of this binary, a database for each, and orders as the engine would store them.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::{
-        OnceLock,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use cqrs_es::DomainEvent as _;
 use kassa_domain::{
@@ -19,37 +11,10 @@ use kassa_domain::{
     safety::{Evidence, NotSafe, Route},
 };
 use kassa_event_store::{Append, NewEvent, Store, StoreConfig, Touch};
-use kassa_infra::servers::{Postgres, PostgresOptions};
-use tokio_postgres::{Client, NoTls};
+use kassa_test_servers::connect;
 use uuid::Uuid;
 
 pub(super) const SHOP: &str = "demo-shop";
-
-fn postgres() -> &'static Postgres {
-    static SERVER: OnceLock<Postgres> = OnceLock::new();
-    SERVER.get_or_init(|| {
-        Postgres::start(&PostgresOptions {
-            dir: run_folder().join("pg"),
-            bin_dir: None,
-            cache_dir: Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache"),
-        })
-        .expect("PostgreSQL starts")
-    })
-}
-
-/// A folder of this process's own; those of processes that are gone are removed.
-fn run_folder() -> PathBuf {
-    let runs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tmp/read-models");
-    std::fs::create_dir_all(&runs).expect("the target folder can be written");
-    for entry in std::fs::read_dir(&runs).expect("it was just made").flatten() {
-        if !Path::new("/proc").join(entry.file_name()).exists() {
-            let _ = std::fs::remove_dir_all(entry.path());
-        }
-    }
-    let folder = runs.join(std::process::id().to_string());
-    std::fs::create_dir_all(&folder).expect("the target folder can be written");
-    folder
-}
 
 pub(super) struct Database {
     url: String,
@@ -59,17 +24,7 @@ pub(super) struct Database {
 impl Database {
     /// With a pool of as many connections as that.
     pub(super) async fn new(pool_size: usize) -> Self {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let name = format!("read_{}", NEXT.fetch_add(1, Ordering::Relaxed));
-        connect(&postgres().url("postgres"))
-            .await
-            .batch_execute(&format!("CREATE DATABASE {name}"))
-            .await
-            .expect("a database is made");
-        let url = postgres().url(&name);
-        kassa_migrations::migrate(&mut connect(&url).await)
-            .await
-            .expect("it is migrated");
+        let url = kassa_test_servers::database().await;
         let store = Store::connect(StoreConfig {
             url: url.clone(),
             pool_size,
@@ -154,12 +109,6 @@ impl Database {
         };
         self.store.append(append).await.expect("it is stored");
     }
-}
-
-async fn connect(url: &str) -> Client {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("it opens");
-    tokio::spawn(connection);
-    client
 }
 
 pub(super) fn shop() -> Shop {

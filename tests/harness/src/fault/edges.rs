@@ -43,8 +43,8 @@ pub(super) fn kinds() -> Vec<Kind> {
                 .boxed()
         }),
         // In the middle of whatever is being sent.
-        kind("postgres-cut-anywhere", (2_000, 6_000), |random, targets| {
-            let at = At::Bytes(random.below(20_000));
+        kind("postgres-cut-anywhere", (3_000, 8_000), |random, targets| {
+            let at = At::Bytes(random.below(3_000));
             let side = if random.percent(50) { Side::Up } else { Side::Down };
             let times = few(random);
             Storm::on(vec![postgres(random, targets)], cuts)
@@ -66,15 +66,15 @@ pub(super) fn kinds() -> Vec<Kind> {
             Storm::on(vec![nats(random, targets)], resets).reset().boxed()
         }),
         // What the server says is lost: acknowledgements, answers, messages.
-        kind("nats-answers-lost", (2_000, 6_000), |random, targets| {
-            let at = At::Bytes(random.below(4_000));
+        kind("nats-answers-lost", (4_000, 10_000), |random, targets| {
+            let at = At::Bytes(random.below(800));
             let times = few(random);
             Storm::on(vec![nats(random, targets)], cuts)
                 .cut(Cut::new(Side::Down, at).times(times))
                 .boxed()
         }),
-        kind("nats-requests-lost", (2_000, 6_000), |random, targets| {
-            let at = At::Bytes(random.below(4_000));
+        kind("nats-requests-lost", (4_000, 10_000), |random, targets| {
+            let at = At::Bytes(random.below(800));
             let times = few(random);
             Storm::on(vec![nats(random, targets)], cuts)
                 .cut(Cut::new(Side::Up, at).times(times))
@@ -93,18 +93,26 @@ fn postgres(random: &mut Random, targets: &Targets) -> Edge {
     Edge::Postgres(one(random, &ours(targets)))
 }
 
+/// Of a process that has something to say on the bus with nearly every payment.
 fn nats(random: &mut Random, targets: &Targets) -> Edge {
-    Edge::Nats(one(random, &ours(targets)))
+    Edge::Nats(busy(
+        random,
+        targets,
+        &["all", "engine", "relay", "cm-gateway", "shipment"],
+    ))
 }
 
 /// Of a process that appends to the log with nearly every payment.
 fn appending(random: &mut Random, targets: &Targets) -> Edge {
-    let often = ["all", "engine", "cm-gateway"];
+    Edge::Postgres(busy(random, targets, &["all", "engine", "cm-gateway"]))
+}
+
+fn busy(random: &mut Random, targets: &Targets, roles: &[&str]) -> String {
     let names: Vec<String> = ours(targets)
         .into_iter()
-        .filter(|name| often.iter().any(|role| name.starts_with(role)))
+        .filter(|name| roles.iter().any(|role| name.starts_with(role)))
         .collect();
-    Edge::Postgres(one(random, &names))
+    one(random, &names)
 }
 
 pub(super) fn millis(random: &mut Random, least: u64, most: u64) -> Duration {

@@ -25,8 +25,8 @@ pub enum Edge {
     Postgres(String),
     /// From this process to nats-server.
     Nats(String),
-    /// From this gateway to CM.
-    Cm(String),
+    /// From the gateways to CM, which has one public address.
+    Cm,
     /// From CM to where we hear notifications.
     Hooks,
 }
@@ -36,7 +36,8 @@ impl Edge {
     #[must_use]
     pub fn is_of(&self, process: &str) -> bool {
         match self {
-            Self::Postgres(name) | Self::Nats(name) | Self::Cm(name) => name == process,
+            Self::Postgres(name) | Self::Nats(name) => name == process,
+            Self::Cm => process == "all" || process.starts_with("cm-gateway"),
             Self::Hooks => false,
         }
     }
@@ -45,7 +46,7 @@ impl Edge {
         match self {
             Self::Postgres(name) => format!("{name}>postgres"),
             Self::Nats(name) => format!("{name}>nats"),
-            Self::Cm(name) => format!("{name}>cm"),
+            Self::Cm => "gateway>cm".to_owned(),
             Self::Hooks => "cm>hooks".to_owned(),
         }
     }
@@ -137,9 +138,8 @@ impl Edges for Network {
         format!("nats://{}", address.unwrap_or(direct.nats))
     }
 
-    fn cm_url(&self, process: &str, direct: &Direct) -> String {
-        let edge = Edge::Cm(process.to_owned());
-        let address = self.address(edge, Upstream::Tcp(direct.cm));
+    fn cm_url(&self, _: &str, direct: &Direct) -> String {
+        let address = self.address(Edge::Cm, Upstream::Tcp(direct.cm));
         format!("http://{}", address.unwrap_or(direct.cm))
     }
 

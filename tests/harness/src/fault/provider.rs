@@ -57,51 +57,49 @@ pub(super) fn kinds() -> Vec<Kind> {
 
 fn on_the_way() -> Vec<Kind> {
     vec![
-        kind("cm-black-hole", (2_000, 8_000), |_, targets| {
-            cm(targets, |counts| {
-                (counts.black_holed, "calls were never heard of")
-            })
-            .weather(Weather::accepting(Accept::BlackHole))
-            .reset()
-            .boxed()
+        kind("cm-black-hole", (2_000, 8_000), |_, _| {
+            cm(|counts| (counts.black_holed, "calls were never heard of"))
+                .weather(Weather::accepting(Accept::BlackHole))
+                .reset()
+                .boxed()
         }),
-        kind("cm-answer-cut", (3_000, 8_000), |random, targets| {
+        kind("cm-answer-cut", (3_000, 8_000), |random, _| {
             let at = At::Bytes(1 + random.below(400));
             let of = if random.percent(50) { POST } else { GET };
             let times = few(random);
-            cm(targets, cuts)
+            cm(cuts)
                 .cut(Cut::new(Side::Down, at).only(of).times(times))
                 .boxed()
         }),
         // The effect is certain, and its answer is lost as a whole.
-        kind("cm-answer-lost", (3_000, 8_000), |random, targets| {
+        kind("cm-answer-lost", (3_000, 8_000), |random, _| {
             let times = few(random);
-            cm(targets, cuts)
+            cm(cuts)
                 .cut(Cut::new(Side::Down, At::Piece(1)).only(POST).times(times))
                 .boxed()
         }),
-        kind("cm-reset-after-head", (3_000, 8_000), |random, targets| {
+        kind("cm-reset-after-head", (3_000, 8_000), |random, _| {
             let times = few(random);
-            cm(targets, cuts)
+            cm(cuts)
                 .cut(Cut::new(Side::Down, At::Through(b"\r\n\r\n".to_vec())).times(times))
                 .boxed()
         }),
-        kind("cm-request-cut", (3_000, 8_000), |random, targets| {
+        kind("cm-request-cut", (3_000, 8_000), |random, _| {
             let at = At::Bytes(1 + random.below(500));
             let times = few(random);
-            cm(targets, cuts).cut(Cut::new(Side::Up, at).times(times)).boxed()
+            cm(cuts).cut(Cut::new(Side::Up, at).times(times)).boxed()
         }),
         // Closed by CM just as it is used again.
-        kind("cm-closed-on-reuse", (3_000, 8_000), |random, targets| {
+        kind("cm-closed-on-reuse", (3_000, 8_000), |random, _| {
             let times = few(random);
-            cm(targets, cuts)
+            cm(cuts)
                 .cut(Cut::new(Side::Up, At::Piece(2)).only(GET).times(times))
                 .boxed()
         }),
         // Around the time-out of a call, so that some are in time.
-        kind("cm-late", (3_000, 10_000), |random, targets| {
+        kind("cm-late", (3_000, 10_000), |random, _| {
             let late = millis(random, 400, 2_500);
-            cm(targets, delayed)
+            cm(delayed)
                 .weather(Weather {
                     down: Way {
                         latency: late,
@@ -113,9 +111,9 @@ fn on_the_way() -> Vec<Kind> {
                 .boxed()
         }),
         // Answers of a byte at a time are longer than the call's whole time.
-        kind("cm-trickle", (3_000, 8_000), |random, targets| {
+        kind("cm-trickle", (3_000, 8_000), |random, _| {
             let pace = u32::try_from(40 + random.below(400)).unwrap_or(40);
-            cm(targets, delayed)
+            cm(delayed)
                 .weather(Weather {
                     down: Way {
                         bytes_per_second: Some(pace),
@@ -127,13 +125,13 @@ fn on_the_way() -> Vec<Kind> {
         }),
         // Reads, and orders: what a network may repeat without a second payment. A `start` that arrives twice is two
         // payments by CM's own rule, and nothing on our side can know.
-        kind("cm-request-twice", (3_000, 8_000), |random, targets| {
+        kind("cm-request-twice", (3_000, 8_000), |random, _| {
             let of = if random.percent(50) {
                 "GET "
             } else {
                 "/orders HTTP"
             };
-            cm(targets, duplicated)
+            cm(duplicated)
                 .weather(Weather {
                     duplicate: Some(of.to_owned()),
                     ..Weather::default()
@@ -176,12 +174,8 @@ fn duplicated(counts: &Counts) -> (u64, &'static str) {
     (counts.duplicated, "requests arrived twice")
 }
 
-fn cm(targets: &Targets, proof: fn(&Counts) -> (u64, &'static str)) -> Storm {
-    let edges = with_role(targets, "cm-gateway")
-        .into_iter()
-        .map(Edge::Cm)
-        .collect();
-    Storm::on(edges, proof).target("gateway>cm")
+fn cm(proof: fn(&Counts) -> (u64, &'static str)) -> Storm {
+    Storm::on(vec![Edge::Cm], proof)
 }
 
 fn hooks(proof: fn(&Counts) -> (u64, &'static str)) -> Storm {
@@ -190,7 +184,6 @@ fn hooks(proof: fn(&Counts) -> (u64, &'static str)) -> Storm {
 
 /// Nobody listens at CM. A connection that is refused leaves no trace at a proxy; the gateway's log says so.
 struct Refused {
-    edges: Vec<Edge>,
     read_from: Vec<(std::path::PathBuf, u64)>,
     refused: usize,
 }
@@ -204,7 +197,6 @@ impl Refused {
         let log = |name: &String| (targets.access.folder.join(format!("{name}.log")), 0);
         Self {
             read_from: gateways.iter().map(log).collect(),
-            edges: gateways.into_iter().map(Edge::Cm).collect(),
             refused: 0,
         }
     }
@@ -221,7 +213,7 @@ impl Fault for Refused {
                 *from = std::fs::metadata(log).map_or(0, |file| file.len());
             }
             let network = Network::of(at).context("no proxy stands before CM")?;
-            for proxy in self.edges.iter().filter_map(|edge| network.proxy(edge)) {
+            if let Some(proxy) = network.proxy(&Edge::Cm) {
                 proxy.set(Weather::accepting(Accept::Refuse));
                 proxy.reset_all();
             }
@@ -233,7 +225,7 @@ impl Fault for Refused {
     fn heal<'a>(&'a mut self, at: &'a mut Installation) -> BoxFuture<'a, anyhow::Result<()>> {
         async {
             let network = Network::of(at).context("no proxy stands before CM")?;
-            for proxy in self.edges.iter().filter_map(|edge| network.proxy(edge)) {
+            if let Some(proxy) = network.proxy(&Edge::Cm) {
                 proxy.heal();
             }
             for (log, from) in &self.read_from {

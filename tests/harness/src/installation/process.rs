@@ -103,6 +103,11 @@ impl Process {
     /// SIGTERM, and however long it takes up to `limit`; after that it is killed, and the end says so.
     pub(crate) async fn terminate(&mut self, limit: Duration) -> anyhow::Result<End> {
         self.signal(Signal::TERM)?;
+        self.until_ended(limit).await
+    }
+
+    /// As [`Process::terminate`], for one that was told already: a second SIGTERM means "at once".
+    pub(crate) async fn until_ended(&mut self, limit: Duration) -> anyhow::Result<End> {
         let sent_at = now();
         let deadline = Instant::now() + limit;
         loop {

@@ -75,6 +75,7 @@ impl Shopper<'_> {
                         self.press(&url, scenario).await?;
                         break;
                     }
+                    Link::Open if !story.scenario.pays => return Ok(()),
                     Link::Open => {}
                     Link::Over => return Ok(()),
                 }

@@ -13,6 +13,8 @@ use crate::{installation::RETURN_ORIGIN, random::Random};
 pub(crate) struct Scenario {
     pub(crate) name: String,
     pub(crate) method: String,
+    /// Whether its shopper gets as far as a bank; else CM refuses, and that is the end of it.
+    pub(crate) pays: bool,
 }
 
 /// The whole life of an order, as its shopper and its shop would have it.
@@ -58,6 +60,9 @@ pub(crate) fn scenarios(published: &Value) -> anyhow::Result<Vec<Scenario>> {
             Ok(Scenario {
                 name: text(doc, "name")?,
                 method: text(doc, "method")?,
+                pays: doc["steps"]
+                    .as_array()
+                    .is_some_and(|steps| steps.iter().any(|step| step["do"] == "pay")),
             })
         })
         .collect()
@@ -71,6 +76,7 @@ impl Story {
         let plain = named(PLAIN).unwrap_or(Scenario {
             name: PLAIN.to_owned(),
             method: "ideal".to_owned(),
+            pays: true,
         });
         let retries = chance.percent(5);
         let scenario = if retries {
@@ -137,6 +143,7 @@ mod tests {
             .map(|name| Scenario {
                 name: name.to_owned(),
                 method: "ideal".to_owned(),
+                pays: true,
             })
             .to_vec();
         let draw = |number| Story::draw(7, number, Duration::ZERO, &scenarios);
