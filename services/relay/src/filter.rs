@@ -416,8 +416,8 @@ async fn streams_of(store: &Store, order: &OrderId) -> Result<Vec<uuid::Uuid>, T
     }
 }
 
-/// What stored events are called outside, so that the database can pass over those that are not wanted. Each event is
-/// compared again when it was translated: what is missing here costs time and no event. A test keeps the rest true.
+/// What stored events are called outside, so that the database can pass over those that are not wanted, and those without a
+/// public face need not be read. What is missing here costs time and no event. A test keeps the rest true.
 const FACES: &[(&str, &str, &str)] = &[
     ("order", "OrderCreated", "created"),
     ("order", "ProviderOrderRegistered", INTERNAL),
@@ -443,7 +443,6 @@ const FACES: &[(&str, &str, &str)] = &[
 ];
 
 /// What a stored event is called outside, as far as the filter knows.
-#[cfg(test)]
 pub(crate) fn face(aggregate: &str, stored: &str) -> Option<&'static str> {
     let found = FACES
         .iter()
