@@ -8,12 +8,8 @@ use std::{
 };
 
 use clap::Args;
-use kassa_chassis::bus;
 use kassa_harness::installation::{Installation, Plan};
-use kassa_infra::{
-    nats::EVENT_STREAMS,
-    run::{RunFolder, cache_dir},
-};
+use kassa_infra::run::{RunFolder, cache_dir};
 use serde_json::{Value, json};
 
 use crate::{
@@ -125,11 +121,13 @@ impl Site {
             thousands(u64::try_from(filled.events)?),
             filled.took.as_secs()
         ));
-        // What it holds is not the log's: the relay makes it again at the log's end.
-        let access = installation.access();
-        let client = bus::connect(&access.nats_url, &access.login("deploy"), "bench").await?;
-        async_nats::jetstream::new(client)
-            .delete_stream(EVENT_STREAMS[0])
+        // What it holds is not the log's: with its data gone, the relay makes the stream again at the log's end.
+        installation
+            .with_nats(|nats| {
+                nats.stop()?;
+                nats.wipe()?;
+                nats.restart()
+            })
             .await?;
         Ok(Self {
             desk: Desk::open(&url).await?,
