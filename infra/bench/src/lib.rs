@@ -2,6 +2,8 @@
 
 mod append;
 pub mod chart;
+mod fill;
+mod growth;
 pub mod machine;
 mod payments;
 mod rebuild;
@@ -16,7 +18,8 @@ use clap::Subcommand;
 #[derive(Debug, Subcommand)]
 #[command(after_help = "Examples:
   kassa bench append
-  kassa bench payments --rate 100 --seconds 60")]
+  kassa bench payments --rate 100 --seconds 60
+  kassa bench replay --events 1000000")]
 pub enum BenchVerb {
     Append(append::AppendArgs),
     Payments(payments::PaymentsArgs),
@@ -24,6 +27,7 @@ pub enum BenchVerb {
     Storm(payments::storm::StormArgs),
     Replay(replay::ReplayArgs),
     Rebuild(rebuild::RebuildArgs),
+    Growth(growth::GrowthArgs),
 }
 
 /// Runs it; `exe` is the binary whose `serve` starts a role.
@@ -38,5 +42,6 @@ pub async fn run(verb: BenchVerb, exe: PathBuf) -> anyhow::Result<ExitCode> {
         BenchVerb::Storm(args) => payments::storm::run(&args, exe).await,
         BenchVerb::Replay(args) => replay::run(&args, exe).await,
         BenchVerb::Rebuild(args) => rebuild::run(&args, exe).await,
+        BenchVerb::Growth(args) => growth::run(&args, exe).await,
     }
 }

@@ -20,6 +20,8 @@ pub struct LogFilter {
     pub shop: Option<String>,
     /// Only these streams.
     pub streams: Option<Vec<Uuid>>,
+    /// Only these stored event types.
+    pub only: Option<Vec<String>>,
     /// Stored event types that are not wanted.
     pub without: Vec<String>,
     /// Only streams whose first event, as JSON, has this text at this path.
@@ -72,6 +74,9 @@ impl Store {
         }
         if let Some(streams) = &filter.streams {
             also("stream_id = ANY (?)", streams);
+        }
+        if let Some(types) = &filter.only {
+            also("event_type = ANY (?)", types);
         }
         if !filter.without.is_empty() {
             also("event_type <> ALL (?)", &filter.without);

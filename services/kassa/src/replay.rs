@@ -16,6 +16,9 @@ use secrecy::ExposeSecret as _;
 
 use crate::{cli, exit::Ended, roles::DATABASE_MAX};
 
+/// About as long as an event is in bytes.
+const LINE: usize = 1_024;
+
 /// Prints events from the log as NDJSON, one CloudEvent a line, in order; publishes nothing.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -139,29 +142,51 @@ fn whose_log(database_url: Option<&str>, file: Option<&Path>) -> anyhow::Result<
 }
 
 async fn print(mut log: FilteredLog, mut left: u64) -> anyhow::Result<ExitCode> {
+    // While some are written, the next ones are translated, and those after them are read.
+    let mut writing: Option<tokio::task::JoinHandle<std::io::Result<()>>> = None;
     while left > 0 {
-        let Some(events) = log.next().await? else {
-            break;
+        let mut events = match log.next().await {
+            Ok(Some(events)) => events,
+            Ok(None) => break,
+            Err(error) => {
+                // What was before it is told.
+                written(writing).await?;
+                return Err(error.into());
+            }
         };
-        let mut lines = Vec::new();
-        for event in events.iter().take(usize::try_from(left).unwrap_or(usize::MAX)) {
-            serde_json::to_writer(&mut lines, event)?;
-            lines.push(b'\n');
-            left -= 1;
+        events.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+        left -= u64::try_from(events.len())?;
+        if !written(writing.take()).await? {
+            return Ok(ExitCode::SUCCESS);
         }
         // On a thread of its own: a reader that stands still must not keep Ctrl-C from being heard.
-        let written = tokio::task::spawn_blocking(move || {
+        writing = Some(tokio::task::spawn_blocking(move || {
+            let mut lines = Vec::with_capacity(events.len() * LINE);
+            for event in &events {
+                serde_json::to_writer(&mut lines, event)?;
+                lines.push(b'\n');
+            }
             let mut out = std::io::stdout().lock();
             out.write_all(&lines).and_then(|()| out.flush())
-        })
-        .await?;
-        match written {
-            // The reader has seen enough.
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => break,
-            written => written?,
+        }));
+    }
+    written(writing).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whether what was being written is out, and more is wanted.
+async fn written(writing: Option<tokio::task::JoinHandle<std::io::Result<()>>>) -> anyhow::Result<bool> {
+    let Some(writing) = writing else {
+        return Ok(true);
+    };
+    match writing.await? {
+        // The reader has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        written => {
+            written?;
+            Ok(true)
         }
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 #[cfg(test)]

@@ -41,6 +41,7 @@ impl Projection for Checkout {
         name: "read_orders_all",
         key: "order_id COLLATE \"C\"",
     }];
+    const EVENTS: Option<&'static [&'static str]> = None;
 
     async fn apply(
         &self,

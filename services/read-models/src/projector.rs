@@ -23,7 +23,7 @@ const GATHER_BUSY: Duration = Duration::from_millis(60);
 const BUSY: i64 = 16;
 /// Rows can be made again, and the checkpoint moves with them: what a crash of the server takes back is projected once more.
 /// Not waiting for the disk spares appends, which do, that turn.
-const NOT_WAITED_FOR: &str = "SET LOCAL synchronous_commit = off";
+pub(crate) const NOT_WAITED_FOR: &str = "SET LOCAL synchronous_commit = off";
 
 /// Rows of all generations, and in which order they are dumped.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +37,9 @@ pub(crate) struct Table {
 pub(crate) trait Projection: Send + Sync + 'static {
     const NAME: &'static str;
     const TABLES: &'static [Table];
+    /// The stored event types that change rows; all of them where this is none. Only who reads years of events asks for
+    /// less than everything.
+    const EVENTS: Option<&'static [&'static str]>;
 
     /// Changes the rows of a generation as the events say, in order; rows of another are none of its business.
     fn apply(

@@ -263,9 +263,11 @@ impl Queries {
         if !(1..=i64::from(LIST_MAX)).contains(&limit) {
             wrong.push(FieldError::new("/limit", "invalid", rule("/limit")));
         }
-        if let Some(status) = &body.status
-            && !STATUSES.contains(&status.as_str())
-        {
+        let status = body
+            .status
+            .as_deref()
+            .map(|asked| STATUSES.into_iter().find(|status| *status == asked));
+        if status == Some(None) {
             wrong.push(FieldError::new("/status", "invalid", rule("/status")));
         }
         let scope = format!("{shop} {}", body.status.as_deref().unwrap_or_default());
@@ -290,14 +292,9 @@ impl Queries {
             .get()
             .await
             .map_err(|_| Problem::store_unavailable())?;
+        let sql = list(status.flatten());
         let rows = client
-            .query(
-                "SELECT document, created_at, order_id FROM read_orders
-                  WHERE shop = $1 AND ($2::text IS NULL OR status = $2)
-                    AND ($3::timestamptz IS NULL OR (created_at, order_id) < ($3, $4))
-                  ORDER BY created_at DESC, order_id DESC LIMIT $5",
-                &[&shop.as_str(), &body.status, &at, &id, &(limit + 1)],
-            )
+            .query(&sql, &[&shop.as_str(), &at, &id, &(limit + 1)])
             .await
             .map_err(|_| Problem::store_unavailable())?;
         let page = usize::try_from(limit).unwrap_or_default();
@@ -372,7 +369,21 @@ impl Queries {
 /// What to do about a question that is not valid.
 pub const ASK_AGAIN: &str = "correct the fields named in errors and ask again";
 
-const STATUSES: [&str; 6] = ["open", "pending", "partially_paid", "paid", "canceled", "expired"];
+pub(crate) const STATUSES: [&str; 6] = ["open", "pending", "partially_paid", "paid", "canceled", "expired"];
+
+/// A page of a shop's orders. The status is one of our own words, and stands in the text: only so can the index of what is
+/// not paid be used.
+pub(crate) fn list(status: Option<&'static str>) -> String {
+    let of_status = match status {
+        Some(status) => format!("AND status = '{status}'"),
+        None => String::new(),
+    };
+    format!(
+        "SELECT document, created_at, order_id FROM read_orders
+          WHERE shop = $1 {of_status} AND ($2::timestamptz IS NULL OR (created_at, order_id) < ($2, $3))
+          ORDER BY created_at DESC, order_id DESC LIMIT $4"
+    )
+}
 
 /// Whether what is waited for has come, or cannot come any more.
 fn reached(document: &Value, until: Until) -> bool {

@@ -6,13 +6,17 @@
 //! takes its place, sweeps and begins again: a build that was begun by another version of the code is not gone on with.
 
 use deadpool_postgres::Transaction;
-use kassa_event_store::Store;
-use tokio_util::sync::CancellationToken;
+use kassa_event_store::{Found, LogFilter, Store, StoreError, StoredEvent};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     PROJECTIONS,
-    projector::{BATCH, Projection},
+    projector::{BATCH, NOT_WAITED_FOR, Projection},
 };
+
+/// Events in one transaction of a build: most of an order's events are in one, so its row is written once or twice. Nobody
+/// waits for the rows; some ten megabytes are in memory.
+const STEP: usize = 4_000;
 
 /// Who does not touch its build for as long is gone: a batch takes a fraction of a second, and its statements ten at most.
 pub(crate) const LEASE_S: i64 = 20;
@@ -95,6 +99,15 @@ pub(crate) async fn rebuild<P: Projection>(
     Ok(Swapped { generation, position })
 }
 
+/// Some of the log.
+struct Page {
+    events: Vec<StoredEvent>,
+    /// Up to here everything that is wanted is in it, or was before.
+    reached: i64,
+    /// Where the log ended, or what was asked for did.
+    end: i64,
+}
+
 /// A generation that is not served yet.
 #[derive(Debug)]
 pub(crate) struct Building<'a, P> {
@@ -144,20 +157,23 @@ impl<'a, P: Projection> Building<'a, P> {
         stop: &CancellationToken,
         tell: &mut (dyn FnMut(Progress) + Send),
     ) -> Result<i64, RebuildError> {
-        let mut position = 0;
+        let mut reading = self.read(0, i64::MAX);
         loop {
             if stop.is_cancelled() {
                 return Err(RebuildError::Stopped);
             }
-            let (reached, full) = self.step(position, BATCH).await?;
-            position = reached;
-            let head = self.store.head(self.part).await.map_err(failed::<P>)?;
+            let page = self.page(reading).await?;
+            // While these become rows, the next ones are read.
+            reading = self.read(page.reached, i64::MAX);
+            self.store_rows(&page).await?;
             tell(Progress {
                 generation: self.generation,
-                position,
-                head,
+                position: page.reached,
+                head: page.end,
             });
-            if !full && let Some(swapped_at) = self.swap(position).await? {
+            if page.reached >= page.end
+                && let Some(swapped_at) = self.swap(page.reached).await?
+            {
                 return Ok(swapped_at);
             }
         }
@@ -170,33 +186,60 @@ impl<'a, P: Projection> Building<'a, P> {
             if stop.is_cancelled() {
                 return Err(RebuildError::Stopped);
             }
-            let left = usize::try_from(until - position).unwrap_or(BATCH);
-            (position, _) = self.step(position, left.min(BATCH)).await?;
+            let page = self.page(self.read(position, until)).await?;
+            self.store_rows(&page).await?;
+            position = page.reached;
         }
         Ok(())
     }
 
-    /// One batch: where the build is after it, and whether there may be more.
-    async fn step(&self, position: i64, limit: usize) -> Result<(i64, bool), RebuildError> {
-        // Before the connection for writing is taken, as in the projector.
-        let events = self
-            .store
-            .read_log(self.part, position, limit)
-            .await
-            .map_err(failed::<P>)?;
-        let reached = events.last().map_or(position, |event| event.position);
+    /// Begins to read what comes after a position, up to another or the end of the log.
+    fn read(&self, after: i64, until: i64) -> AbortOnDropHandle<Result<Page, StoreError>> {
+        let (store, part) = (self.store.clone(), self.part);
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            let end = store.head(part).await?.min(until);
+            let filter = LogFilter {
+                part,
+                only: P::EVENTS.map(|types| types.iter().map(|one| (*one).to_owned()).collect()),
+                ..LogFilter::default()
+            };
+            let found = if after < end {
+                store.find(&filter, after, end, STEP).await?
+            } else {
+                Found {
+                    events: vec![],
+                    looked_until: after,
+                }
+            };
+            Ok(Page {
+                events: found.events,
+                reached: found.looked_until,
+                end,
+            })
+        }))
+    }
+
+    async fn page(&self, reading: AbortOnDropHandle<Result<Page, StoreError>>) -> Result<Page, RebuildError> {
+        reading.await.map_err(failed::<P>)?.map_err(failed::<P>)
+    }
+
+    async fn store_rows(&self, page: &Page) -> Result<(), RebuildError> {
         let mut client = self.store.pool().get().await.map_err(failed::<P>)?;
         let transaction = client.transaction().await.map_err(failed::<P>)?;
-        touch::<P>(&transaction, self.part, self.generation, Some(reached)).await?;
+        // The swap waits for the disk, and so for all that was written before it.
+        transaction
+            .batch_execute(NOT_WAITED_FOR)
+            .await
+            .map_err(failed::<P>)?;
+        touch::<P>(&transaction, self.part, self.generation, Some(page.reached)).await?;
         self.projection
-            .apply(&transaction, self.generation, &events)
+            .apply(&transaction, self.generation, &page.events)
             .await
             .map_err(|source| RebuildError::Failed {
                 name: P::NAME,
                 source,
             })?;
-        transaction.commit().await.map_err(failed::<P>)?;
-        Ok((reached, events.len() == limit))
+        transaction.commit().await.map_err(failed::<P>)
     }
 
     /// From now on this generation serves, if it can be brought to where the other one is within a moment; else `None`.

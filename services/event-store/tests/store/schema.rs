@@ -5,7 +5,12 @@ use tokio_postgres::error::SqlState;
 
 use crate::server::{Database, open, opening};
 
-const STEPS: i64 = kassa_migrations::NEEDED;
+/// How many there are; a number may be missing where somebody reserved it and did not need it.
+fn steps() -> i64 {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../migrations/sql");
+    let files = std::fs::read_dir(folder).expect("the steps are there");
+    i64::try_from(files.count()).expect("few")
+}
 
 #[tokio::test]
 async fn a_second_migration_finds_nothing_to_do() {
@@ -23,12 +28,12 @@ async fn a_second_migration_finds_nothing_to_do() {
     let second = kassa_migrations::migrate(&mut client)
         .await
         .expect("it is migrated");
-    assert_eq!((i64::try_from(first).expect("few"), second), (STEPS, 0));
+    assert_eq!((i64::try_from(first).expect("few"), second), (steps(), 0));
     assert_eq!(
         kassa_migrations::schema_version(&client)
             .await
             .expect("it is read"),
-        Some(STEPS)
+        Some(kassa_migrations::NEEDED)
     );
 }
 
@@ -41,7 +46,7 @@ async fn of_two_nodes_that_migrate_at_once_each_step_is_taken_by_one() {
         kassa_migrations::migrate(&mut other)
     );
     let taken = first.expect("it is migrated") + second.expect("it is migrated");
-    assert_eq!(i64::try_from(taken).expect("few"), STEPS);
+    assert_eq!(i64::try_from(taken).expect("few"), steps());
 }
 
 /// On managed servers an administrator makes the role and lets the owner of the database act as it, but not pass it on.

@@ -318,7 +318,8 @@ async fn work(client: &Client, findings: &mut Findings) -> Result<(), tokio_post
     let row = client
         .query_one(
             "SELECT (SELECT count(*) FROM timers WHERE part = $1
-                        AND extract(epoch FROM clock_timestamp() - due_at)::float8 + (SELECT offset_ms FROM clock) / 1000.0 > $2),
+                        AND due_at < clock_timestamp()
+                                     + make_interval(secs => (SELECT offset_ms FROM clock)::float8 / 1000 - $2)),
                     (SELECT count(*) FROM notifications WHERE state = 'parked')",
             &[&PART, &OVERDUE_S],
         )
