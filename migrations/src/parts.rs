@@ -15,7 +15,8 @@ pub async fn add_parts(client: &mut Client, parts: i32) -> Result<(), tokio_post
             .batch_execute(&format!(
                 "CREATE TABLE IF NOT EXISTS {leaf} PARTITION OF events FOR VALUES IN ({part});
                  CREATE UNIQUE INDEX IF NOT EXISTS {leaf}_stream ON {leaf} (stream_id, version);
-                 CREATE UNIQUE INDEX IF NOT EXISTS {leaf}_event_id ON {leaf} (event_id);
+                 CREATE UNIQUE INDEX IF NOT EXISTS {leaf}_epoch ON {leaf} (event_id)
+                     WHERE event_type IN ('ConfidenceReachedSafe', 'SafetyLost');
                  INSERT INTO log_head VALUES ({part}, 0) ON CONFLICT (part) DO NOTHING"
             ))
             .await?;

@@ -138,6 +138,7 @@ impl From<Ending> for Closing {
 
 impl OrderEvent {
     /// The epoch of a fact that may be stored only once per epoch; its event id is made of it.
+    /// The store refuses a second one by the index `events_p*_epoch`, which names these kinds.
     pub fn epoch(&self) -> Option<u32> {
         match self {
             Self::ConfidenceReachedSafe { epoch, .. } | Self::SafetyLost { epoch, .. } => Some(*epoch),

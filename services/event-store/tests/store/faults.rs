@@ -132,10 +132,17 @@ async fn a_lock_on_one_orders_row_holds_up_that_order_alone() {
 async fn what_the_database_refuses_does_not_fail_its_neighbours() {
     let database = Database::migrated().await;
     let store = database.store().await;
-    let first = opening(&store, 0);
+    // A second fact of one epoch: goods would be shipped twice.
+    let safe = || {
+        let mut decision = opening(&store, 0);
+        decision.events[0].event_type = "ConfidenceReachedSafe".to_owned();
+        decision
+    };
+    let first = safe();
     let taken = first.events[0].event_id;
     store.append(first).await.expect("it wins");
     let mut decisions: Vec<_> = (0..50).map(|_| opening(&store, 0)).collect();
+    decisions[20] = safe();
     decisions[20].events[0].event_id = taken;
     let answers = join_all(decisions.into_iter().map(|decision| store.append(decision))).await;
     for (n, answer) in answers.iter().enumerate() {
@@ -284,4 +291,31 @@ fn the_databases_password_is_not_shown() {
         pool_size: 1,
     };
     assert!(!format!("{config:?}").contains("hunter2"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_true_once_in_an_epoch_is_stored_once_in_every_part() {
+    let database = Database::migrated().await;
+    let mut superuser = database.superuser().await;
+    kassa_migrations::add_parts(&mut superuser, 2)
+        .await
+        .expect("they are made");
+    let store = database.store().await;
+    for part in [0, 1] {
+        for kind in ["ConfidenceReachedSafe", "SafetyLost"] {
+            let fact = || {
+                let mut decision = opening(&store, part);
+                kind.clone_into(&mut decision.events[0].event_type);
+                decision
+            };
+            let (first, mut second) = (fact(), fact());
+            second.events[0].event_id = first.events[0].event_id;
+            store.append(first).await.expect("it wins");
+            let answer = store.append(second).await;
+            assert!(
+                matches!(answer, Err(AppendError::Refused(_))),
+                "{kind} in part {part}: {answer:?}"
+            );
+        }
+    }
 }
