@@ -82,7 +82,6 @@ pub(crate) async fn run(args: &PaymentsArgs, exe: PathBuf) -> anyhow::Result<Exi
     let fsync = fsync.end()?;
     let latencies = Latencies::of(&shopping, &stage.at_cm().await?, &stage.delivered());
     let verified = stage.verify(args.seed).await?;
-
     let by_role: BTreeMap<_, _> = after
         .0
         .iter()

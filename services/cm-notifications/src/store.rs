@@ -272,28 +272,38 @@ impl Keeper {
     }
 
     async fn keep_now(&self, groups: &[Group], begin: &str) -> anyhow::Result<()> {
-        let mut meant: (Vec<i32>, Vec<String>, Vec<Uuid>, Vec<&str>, Vec<Option<&str>>) = Default::default();
-        let mut called: (Vec<i32>, Vec<&str>, Vec<&str>, Vec<i64>) = Default::default();
+        // One array a column: of the orders that are meant, and of the references.
+        let (mut row, mut orders, mut streams, mut of_shop, mut causes) =
+            (vec![], vec![], vec![], vec![], vec![]);
+        let (mut rows, mut shops, mut references, mut counts) = (vec![], vec![], vec![], vec![]);
         for (((shop, reference), calls), r) in groups.iter().zip(0_i32..) {
             // Of several who ask for one read, the last is remembered.
             let cause = calls.last().and_then(|call| call.cause.as_deref());
             for order in candidates(shop, reference) {
-                meant.0.push(r);
-                meant.1.push(order.to_string());
-                meant.2.push(order.stream());
-                meant.3.push(shop.as_str());
-                meant.4.push(cause);
+                row.push(r);
+                orders.push(order.to_string());
+                streams.push(order.stream());
+                of_shop.push(shop.as_str());
+                causes.push(cause);
             }
-            called.0.push(r);
-            called.1.push(shop.as_str());
-            called.2.push(reference);
-            called.3.push(i64::try_from(calls.len())?);
+            rows.push(r);
+            shops.push(shop.as_str());
+            references.push(reference.as_str());
+            counts.push(i64::try_from(calls.len())?);
         }
         let room = self.parked.load(Ordering::Relaxed) < PARKED_ROWS_MAX;
         let client = self.store.pool().get().await?;
         let statement = client.prepare_cached(KEEP).await?;
         let params: [&(dyn tokio_postgres::types::ToSql + Sync); 10] = [
-            &meant.0, &meant.1, &meant.2, &meant.3, &meant.4, &called.0, &called.1, &called.2, &called.3,
+            &row,
+            &orders,
+            &streams,
+            &of_shop,
+            &causes,
+            &rows,
+            &shops,
+            &references,
+            &counts,
             &room,
         ];
         // Sent together, so that it costs one way there and back.

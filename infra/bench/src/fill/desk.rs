@@ -192,6 +192,8 @@ impl Desk {
                 reference: reference.clone(),
                 expires_at: None,
             },
+            // A step of its own, as an attempt of a shopper who comes back has it.
+            start: None,
         };
         let executed = self
             .executor

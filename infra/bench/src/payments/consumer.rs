@@ -3,6 +3,9 @@
 
 use std::{
     collections::HashMap,
+    fs::File,
+    io::{BufWriter, Write as _},
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -15,6 +18,25 @@ use super::{
     clock::{Clock, Micros},
     rig::{self, Rig},
 };
+
+/// What the shop's database committed, as a row of `shipment.ndjson`: each event that was delivered, and each release.
+const COMMITTED: &str = "
+    SELECT json_build_object('n', row_number() OVER (ORDER BY at, rank, event_id), 'what', what, 'event_id', event_id,
+               'shop', split_part(subject, '.', 4), 'order_id', order_id, 'epoch', epoch,
+               'amount', CASE WHEN currency IS NULL THEN NULL
+                              ELSE json_build_object('value', amount_minor, 'currency', currency) END,
+               'position', sequence,
+               'at', to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'))::text
+      FROM (SELECT 'delivery' AS what, 0 AS rank, event_id, subject, order_id, epoch, NULL::bigint AS amount_minor,
+                   NULL::text AS currency, sequence, received_at AS at
+              FROM shipment_service.shipment_inbox
+            UNION ALL
+            SELECT 'release', 1, event_id, subject, i.order_id, i.epoch, amount_minor, currency, sequence, released_at
+              FROM shipment_service.shipments JOIN shipment_service.shipment_inbox AS i USING (event_id)
+            UNION ALL
+            SELECT 'hold', 1, event_id, subject, i.order_id, i.epoch, NULL, NULL, sequence, held_at
+              FROM shipment_service.holds JOIN shipment_service.shipment_inbox AS i USING (event_id)) AS happened
+     ORDER BY at, rank, event_id";
 
 /// Of one durable. Each handles one order at a time, and its commit takes a few milliseconds.
 const INSTANCES: usize = 4;
@@ -40,7 +62,7 @@ pub(super) struct Shipment {
 
 impl Shipment {
     pub(super) async fn start(rig: &Rig, clock: Clock) -> anyhow::Result<Self> {
-        let (client, driving) = rig::connect(&rig.database_url()).await?;
+        let (client, driving) = rig::connect(&rig.shop_database_url()).await?;
         Inbox::prepare(&client).await?;
         drop(client);
         driving.await?;
@@ -51,7 +73,7 @@ impl Shipment {
             let consumer = Consumer::connect(
                 Settings::new(rig.nats.url(), "bench-shipment"),
                 rig.options("shipment"),
-                Database::new(rig.database_url().parse()?, NoTls),
+                Database::new(rig.shop_database_url().parse()?, NoTls),
             )
             .await?;
             let (heard, stop) = (deliveries.clone(), stop.clone());
@@ -72,6 +94,19 @@ impl Shipment {
             stop,
             running,
         })
+    }
+
+    /// What was delivered and what came of it, into the folder of an export.
+    pub(super) async fn export(rig: &Rig, folder: &Path) -> anyhow::Result<()> {
+        let (client, driving) = rig::connect(&rig.shop_database_url()).await?;
+        let rows = client.query(COMMITTED, &[]).await?;
+        drop(client);
+        driving.await?;
+        let mut file = BufWriter::new(File::create(folder.join("shipment.ndjson"))?);
+        for row in rows {
+            writeln!(file, "{}", row.get::<_, String>(0))?;
+        }
+        Ok(file.flush()?)
     }
 
     /// Lets what was begun end, and has it acknowledged.

@@ -22,6 +22,8 @@ use uuid::Uuid;
 /// One: the simulator tells one address of what changed.
 pub(super) const SHOP: &str = "bench-shop";
 const DATABASE: &str = "kassa_bench";
+/// The shop's own, where its shipment service keeps what it was told.
+const SHOP_DATABASE: &str = "shop";
 /// Everything is up within a second or two; on a machine that compiles beside it, within this.
 const READY_MAX: Duration = Duration::from_secs(60);
 /// For a role to finish what it is at.
@@ -115,9 +117,9 @@ impl Rig {
         };
         let nats = tokio::task::spawn_blocking(move || Nats::start(&options)).await??;
         let (client, driving) = connect(&postgres.url("postgres")).await?;
-        client
-            .batch_execute(&format!("CREATE DATABASE {DATABASE}"))
-            .await?;
+        for name in [DATABASE, SHOP_DATABASE] {
+            client.batch_execute(&format!("CREATE DATABASE {name}")).await?;
+        }
         drop(client);
         driving.await?;
 
@@ -174,6 +176,10 @@ impl Rig {
 
     pub(super) fn database_url(&self) -> String {
         self.postgres.url(DATABASE)
+    }
+
+    pub(super) fn shop_database_url(&self) -> String {
+        self.postgres.url(SHOP_DATABASE)
     }
 
     /// A connection to the bus as one of the installation's users.

@@ -25,6 +25,8 @@ use crate::report;
 const WARM_UP_S: u32 = 3;
 /// For what was paid to be heard of, and for what was asked to be read; what takes longer is missing.
 const DRAIN_MAX: Duration = Duration::from_secs(60);
+/// The checker takes nothing for missing that was said by the provider less than two seconds before the export.
+const SETTLED: Duration = Duration::from_millis(2_500);
 const POLL: Duration = Duration::from_millis(20);
 /// More than any run asks: the shop's own limit is not what is measured.
 const UNLIMITED: u32 = 1_000_000;
@@ -122,6 +124,7 @@ impl Stage {
         while self.database.query_one(unread, &[]).await?.get::<_, i64>(0) > 0 && Instant::now() < until {
             tokio::time::sleep(POLL).await;
         }
+        tokio::time::sleep(SETTLED).await;
         self.shipment.stop().await?;
         let folder = self.rig.folder.0.join("export");
         let to = folder.to_str().context("the folder's name is text")?;
@@ -138,6 +141,7 @@ impl Stage {
             &seed,
         ];
         self.rig.tool(&args).await?;
+        Shipment::export(&self.rig, &folder).await?;
         let mut file = BufWriter::new(std::fs::File::create(folder.join("answers.ndjson"))?);
         for (n, mut answer) in (1..).zip(self.answers) {
             answer["n"] = json!(n);
