@@ -19,7 +19,8 @@ use kassa_domain::{
     safety::Policy,
 };
 use kassa_engine::{
-    Caller, Commands, Decide, Executor, Ladders, ObserveReport, OrderRegistered, Recorded, Said, Word, key_id,
+    Caller, Commands, Decide, Executor, Ladders, ObserveReport, OrderRegistered, Recorded, Said, StartNow,
+    Word, key_id,
 };
 use kassa_event_store::{Store, StoreConfig};
 use kassa_read_models::Queries;
@@ -61,7 +62,6 @@ impl Names {
             word(1),
             key_id(CM_URL, &format!("key-{reference}")),
             word(2),
-            word(3),
             CommandId::derived(order.stream(), "read", 1),
         ];
         Self {
@@ -166,22 +166,17 @@ impl Desk {
     pub(crate) async fn redirect(&self, names: &Names) -> anyhow::Result<()> {
         let (reference, attempt) = (&names.reference, 1);
         let deadline = self.executor.now() + SignedDuration::from_secs(2);
-        let attempted = |operation, reference| Said::CallAttempted {
-            operation,
-            attempt,
-            reference,
-            deadline,
-        };
-        let [_, _, creating, registering, starting, redirecting, ..] = names.commands[..] else {
+        let [_, _, creating, registering, redirecting, _] = names.commands[..] else {
             anyhow::bail!("an order has a command for each of its steps");
         };
         let key = format!("key-{reference}");
-        self.say(
-            names,
-            creating,
-            attempted(Operation::CreateOrder, reference.clone()),
-        )
-        .await?;
+        let creates = Said::CallAttempted {
+            operation: Operation::CreateOrder,
+            attempt,
+            reference: reference.clone(),
+            deadline,
+        };
+        self.say(names, creating, creates).await?;
         let registered = OrderRegistered {
             order: names.order,
             payment: names.payment,
@@ -192,8 +187,11 @@ impl Desk {
                 reference: reference.clone(),
                 expires_at: None,
             },
-            // A step of its own, as an attempt of a shopper who comes back has it.
-            start: None,
+            start: Some(StartNow {
+                attempt,
+                deadline,
+                nonce: redirecting.uuid(),
+            }),
         };
         let executed = self
             .executor
@@ -204,8 +202,6 @@ impl Desk {
             "CM's order for {reference} was not registered: {:?}",
             executed.result
         );
-        self.say(names, starting, attempted(Operation::Start, key))
-            .await?;
         let redirected = Said::Redirected {
             attempt,
             provider_payment_id: format!("pid-{reference}"),
