@@ -31,7 +31,8 @@ const STRIDE: u64 = 7_919;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   kassa bench growth
-  kassa bench growth --orders 200000 --format json")]
+  kassa bench growth --orders 200000 --format json
+  kassa bench growth --few 1000 --orders 20000")]
 pub struct GrowthArgs {
     /// Orders in the store that is small.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(100..=1_000_000))]

@@ -29,7 +29,8 @@ const MEGABYTE: u64 = 1024 * 1024;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   kassa bench replay
-  kassa bench replay --events 200000 --format json")]
+  kassa bench replay --events 200000 --format json
+  kassa bench replay --events 20000")]
 pub struct ReplayArgs {
     /// Events that are stored before; about so many, since an order has more than one.
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(100..=50_000_000))]

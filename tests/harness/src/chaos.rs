@@ -24,7 +24,6 @@ use crate::{
 #[command(
     args_conflicts_with_subcommands = true,
     after_help = "Examples:
-  kassa chaos --minutes 2 --seed 1
   kassa chaos --minutes 20 --seed 7
   kassa chaos --minutes 0.5 --seed 7 --only kill
   kassa chaos --sweep --role relay"

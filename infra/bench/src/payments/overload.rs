@@ -27,7 +27,8 @@ const RECOVERED_S_MAX: usize = 10;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   kassa bench overload --rate 150 --seconds 15
-  kassa bench overload --rate 100 --times 5 --format json")]
+  kassa bench overload --rate 100 --times 5 --format json
+  kassa bench overload --rate 50 --times 2")]
 pub struct OverloadArgs {
     /// Shoppers a second that can be served: what `kassa bench payments` holds.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=5_000))]

@@ -30,7 +30,8 @@ const READS_MAX: usize = 3 + STORM_S as usize + 4;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   kassa bench storm
-  kassa bench storm --rate 30 --notifications 20000 --format json")]
+  kassa bench storm --rate 30 --notifications 20000 --format json
+  kassa bench storm --notifications 2000")]
 pub struct StormArgs {
     /// Shoppers a second.
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=5_000))]

@@ -444,12 +444,8 @@ async fn a_scenario_given_with_the_payment_takes_the_place_of_the_orders_own() {
 
 /// Whether a start was answered with a page to go to.
 async fn started(sim: &Sim, path: &str, body: &Value) -> bool {
-    let Ok(response) = sim
-        .post(path, body)
-        .timeout(Duration::from_millis(500))
-        .send()
-        .await
-    else {
+    // Long enough for a start that waits for a hundred notifications on a busy machine.
+    let Ok(response) = sim.post(path, body).timeout(Duration::from_secs(2)).send().await else {
         return false;
     };
     let made = response.status() == 201;
