@@ -74,12 +74,12 @@ impl Circuit {
         let mut state = self.state();
         let shut = state.shut_until.is_some();
         let pause = match served {
+            // What was under way when it shut says nothing new: CM's own time is kept, whatever an earlier call came to.
+            _ if shut && !state.probing => return None,
             Served::Yes => {
                 *state = State::default();
                 return None;
             }
-            // What was under way when it shut says nothing new.
-            Served::No | Served::Later(_) if shut && !state.probing => return None,
             Served::Later(wait) => wait,
             Served::No => {
                 state.failures += 1;
@@ -111,6 +111,15 @@ mod tests {
         (0..FAILURES)
             .find_map(|_| circuit.ended(Served::No, now))
             .expect("it shuts")
+    }
+
+    #[test]
+    fn an_earlier_call_that_succeeds_does_not_cut_short_the_time_that_cm_asked_for() {
+        let (circuit, now) = (Circuit::default(), Instant::now());
+        let asked = Duration::from_secs(120);
+        assert_eq!(circuit.ended(Served::Later(asked), now), Some(asked));
+        circuit.ended(Served::Yes, now);
+        assert_eq!(circuit.enter(Call::Read, now, PATIENCE), Err(asked));
     }
 
     #[test]

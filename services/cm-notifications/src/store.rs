@@ -53,7 +53,9 @@ const KEEP: &str = "
              SELECT DISTINCT ON (order_id) order_id, shop, 1, clock_timestamp(), 'notification', cause
                FROM meant ORDER BY order_id
              ON CONFLICT (order_id) DO UPDATE
-                SET requests = known.requests + 1, requested_at = excluded.requested_at,
+                SET requests = known.requests + 1,
+                    requested_at = CASE WHEN known.requests > known.served THEN known.requested_at
+                                        ELSE excluded.requested_at END,
                     asked_by = excluded.asked_by, traceparent = excluded.traceparent),
          kept AS (
              INSERT INTO notifications AS n (shop, reference, state, first_at, last_at, count)

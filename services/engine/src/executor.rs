@@ -211,6 +211,8 @@ impl Executor {
                     outcome,
                     position,
                 }) => {
+                    // What it left is in the store, and not in what is remembered.
+                    self.forget(&session);
                     return replayed(&caller, &stored, &outcome, position);
                 }
                 Err(AppendError::Conflict) => {

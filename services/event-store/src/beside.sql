@@ -13,7 +13,9 @@
            SELECT DISTINCT ON (u.order_id) u.order_id, u.shop, 1, clock_timestamp()
              FROM h, unnest($35::text[], $36::text[]) AS u(order_id, shop)
            ON CONFLICT (order_id) DO UPDATE
-              SET requests = known.requests + 1, requested_at = excluded.requested_at,
+              SET requests = known.requests + 1,
+                  requested_at = CASE WHEN known.requests > known.served THEN known.requested_at
+                                      ELSE excluded.requested_at END,
                   -- Who asked first for what is not served yet.
                   asked_by = CASE WHEN known.requests > known.served THEN known.asked_by ELSE 'poll' END,
                   traceparent = CASE WHEN known.requests > known.served THEN known.traceparent END)

@@ -50,7 +50,9 @@ WITH req   AS MATERIALIZED (SELECT * FROM unnest($2::int[], $3::uuid[], $4::byte
                  FROM unnest($34::int[], $35::text[], $36::text[]) AS u(r, order_id, shop)
                 WHERE u.r IN (SELECT r FROM win)
                ON CONFLICT (order_id) DO UPDATE
-                  SET requests = known.requests + 1, requested_at = excluded.requested_at,
+                  SET requests = known.requests + 1,
+                      requested_at = CASE WHEN known.requests > known.served THEN known.requested_at
+                                          ELSE excluded.requested_at END,
                       -- Who asked first for what is not served yet.
                       asked_by = CASE WHEN known.requests > known.served THEN known.asked_by ELSE 'poll' END,
                       traceparent = CASE WHEN known.requests > known.served THEN known.traceparent END),
