@@ -171,6 +171,17 @@ async fn f_06_a_gateway_that_was_paused_after_its_intent_does_not_call() {
     stage.start(&order_id).await;
     stage.press(&reference, "ideal/cancel").await;
     stage.until_order(&order_id, "open", "canceled", "no").await;
+    // A report that is read once more would be what waits below.
+    stage
+        .until("all that CM tells was read", async |stage| {
+            stage.count(&reference, "notification", "start").await == 1
+                && stage.count(&reference, "notification", "bank").await == 1
+                && stage
+                    .sql_count("SELECT count(*) FROM provider_reads WHERE requests > served OR lease_until IS NOT NULL")
+                    .await
+                    == 0
+        })
+        .await;
 
     stage.signal("relay", "STOP");
     start_unheeded(&stage, &order_id).await;
