@@ -18,8 +18,11 @@ use crate::installation::{Access, Installation, SHIPMENT_DURABLE};
 
 /// From one clock to the next.
 const LOOK: Duration = Duration::from_millis(200);
-/// Looks in a row that find nothing under way, and the log at the same position.
-const LOOKS: u32 = 4;
+/// Looks in a row that find nothing under way, and the log at the same position: some four seconds, longer than what has just
+/// been asked for is let be ([`AT_ONCE`]).
+const LOOKS: u32 = 18;
+/// What is younger than this is being worked at, not waited for: among thousands of orders some report is always due.
+const AT_ONCE: &str = "3 seconds";
 /// For all that is due after a step of the clock: thousands of reports in the worst case.
 const STEP_MAX: Duration = Duration::from_secs(180);
 /// One look asks three servers.
@@ -162,12 +165,15 @@ async fn store(access: &Access) -> anyhow::Result<(i64, Option<String>)> {
     let driving = tokio::spawn(connection);
     let row = client
         .query_one(
-            "SELECT (SELECT position FROM log_head WHERE part = 0),
-                    (SELECT count(*) FROM provider_reads WHERE requests > served),
+            &format!(
+                "SELECT (SELECT position FROM log_head WHERE part = 0),
+                    (SELECT count(*) FROM provider_reads
+                      WHERE requests > served AND requested_at < clock_timestamp() - interval '{AT_ONCE}'),
                     (SELECT count(*) FROM timers, clock
-                      WHERE due_at <= clock_timestamp() + offset_ms * interval '1 ms'),
+                      WHERE due_at <= clock_timestamp() + offset_ms * interval '1 ms' - interval '{AT_ONCE}'),
                     (SELECT coalesce(string_agg(name, ', '), '') FROM projections, log_head
-                      WHERE projections.part = log_head.part AND projections.position < log_head.position)",
+                      WHERE projections.part = log_head.part AND projections.position < log_head.position)"
+            ),
             &[],
         )
         .await?;
