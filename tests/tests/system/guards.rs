@@ -182,6 +182,9 @@ async fn f_06_a_gateway_that_was_paused_after_its_intent_does_not_call() {
                     == 0
         })
         .await;
+    // One that remembers nothing: what it does first is on the versions of the day, not a race that it has lost already.
+    stage.kill("cm-gateway");
+    stage.spawn("cm-gateway");
 
     stage.signal("relay", "STOP");
     start_unheeded(&stage, &order_id).await;

@@ -19,7 +19,7 @@ use tokio_postgres::NoTls;
 
 pub(crate) const SHOP: &str = "demo-shop";
 /// One for each test that asks; far more than there are.
-const ACCOUNTS: usize = 96;
+const ACCOUNTS: usize = 192;
 const TEMPLATE: &str = "kassa_template";
 
 pub(crate) struct World {
