@@ -84,7 +84,8 @@ pub(crate) async fn run<P: Projection>(
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             _ = hints.changed() => {}
-            () = tokio::time::sleep(LOOK) => {}
+            // Nothing came; where it stands is asked again. A crash of the server, or a restore, may have taken it back.
+            () = tokio::time::sleep(LOOK) => known = None,
         }
     }
 }

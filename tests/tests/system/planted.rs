@@ -403,6 +403,8 @@ pub(crate) const PLANTS: &[(&str, PlantFn)] =
             let exported = text(&export.rows("meta.json")[0]["exported_at"]);
             let mut row = export.ledger_row(PAID, "notification", "bank");
             row["t"] = json!(last + jiff::SignedDuration::from_secs(10));
+            // The row after which it was sent would say that a read came since.
+            row["request"] = Value::Null;
             export.push(row);
             let later: jiff::Timestamp = exported.parse().expect("a moment");
             export.file("meta.json")[0]["exported_at"] = json!(later + jiff::SignedDuration::from_mins(1));
