@@ -135,8 +135,14 @@ impl Gateway {
     async fn decide(&self, pending: &Pending) -> Result<Stepped, Fault> {
         let order_id = pending.attempt.order_id;
         let (mut order, _) = self.executor.remembered_order(order_id).await?;
-        if order.opened().is_none_or(|opened| opened.provider.is_none()) {
-            // An earlier attempt may have made it at the provider, in another gateway: a second one is nothing to risk.
+        let is_its = |opened: &Opened| {
+            let live = opened.live_attempt();
+            opened.provider.is_some()
+                && live.is_some_and(|live| live.payment_id == pending.attempt.payment_id)
+        };
+        if !order.opened().is_some_and(is_its) {
+            // An earlier attempt may have made the order at the provider, in another gateway: a second one is nothing to
+            // risk. And one that was opened elsewhere is not remembered here: by what is, it could not be paid any more.
             (order, _) = self.executor.current_order(order_id).await?;
         }
         let Some(opened) = order.opened() else {
