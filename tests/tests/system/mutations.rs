@@ -49,6 +49,8 @@ fn said<'p>(patch: &'p str, field: &str) -> &'p str {
 /// The lines that a hunk expects and those that it leaves, with the file that it is about.
 struct Hunk<'p> {
     file: &'p str,
+    /// How many lines there are to be of either, by the hunk's own head.
+    counted: (usize, usize),
     before: Vec<&'p str>,
     after: Vec<&'p str>,
 }
@@ -59,9 +61,17 @@ fn hunks(patch: &str) -> Vec<Hunk<'_>> {
     for line in patch.lines() {
         if let Some(name) = line.strip_prefix("+++ b/") {
             file = name;
-        } else if line.starts_with("@@ ") {
+        } else if let Some(head) = line.strip_prefix("@@ -") {
+            let counts: Vec<usize> = head
+                .split([' ', '+'])
+                .filter_map(|range| range.split_once(',')?.1.parse().ok())
+                .collect();
+            let [before, after] = counts[..] else {
+                panic!("{line}: not two ranges")
+            };
             hunks.push(Hunk {
                 file,
+                counted: (before, after),
                 before: vec![],
                 after: vec![],
             });
@@ -97,7 +107,15 @@ fn every_mutation_applies_to_one_place_and_changes_what_is_no_test() {
     for (name, patch) in &patches {
         let hunks = hunks(patch);
         assert!(!hunks.is_empty(), "{name} changes nothing");
-        for Hunk { file, before, after } in hunks {
+        for hunk in hunks {
+            let Hunk {
+                file,
+                counted,
+                before,
+                after,
+            } = hunk;
+            // A patch that was edited by hand: git would not take it.
+            assert_eq!(counted, (before.len(), after.len()), "{name}: {file}: lines");
             assert!(
                 !file.contains("tests"),
                 "{name}: {file} is a test, which may not be what fails by itself"
