@@ -181,19 +181,24 @@ fn card_in(value: &serde_json::Value, pointer: &str, spared: &impl Fn(&str) -> b
 }
 
 /// Whether a text holds a card number: a known brand's prefix, that brand's length, and a Luhn sum that fits.
-/// Digits may be parted by single spaces or hyphens.
+/// Digits may be parted by single spaces or hyphens. Digits inside a UUID or a long hexadecimal token are not one.
 pub fn has_card(text: &str) -> bool {
     let mut run = Vec::new();
+    let (mut start, mut end) = (0, 0);
     let mut parted = false;
-    for c in text.chars().chain(['\0']) {
+    for (at, c) in text.char_indices().chain([(text.len(), '\0')]) {
         match c {
             '0'..='9' => {
+                if run.is_empty() {
+                    start = at;
+                }
                 run.push(c as u8 - b'0');
+                end = at + 1;
                 parted = false;
             }
             ' ' | '-' if !run.is_empty() && !parted => parted = true,
             _ => {
-                if card_within(&run) {
+                if card_within(&run) && !is_within_id(text, start, end) {
                     return true;
                 }
                 run.clear();
@@ -203,6 +208,34 @@ pub fn has_card(text: &str) -> bool {
     }
     false
 }
+
+/// Whether the digits at these bytes are part of a UUID, or of a hexadecimal token of at least 32 digits with a letter
+/// among them: one UUID in some ten thousand holds what looks like a card, and addresses and metadata are full of them.
+fn is_within_id(text: &str, start: usize, end: usize) -> bool {
+    let bytes = text.as_bytes();
+    let stands_alone = |from: usize, to: usize| {
+        let touches = |at: Option<&u8>| at.is_some_and(u8::is_ascii_alphanumeric);
+        !touches(from.checked_sub(1).and_then(|at| bytes.get(at))) && !touches(bytes.get(to))
+    };
+    let in_uuid = (end.saturating_sub(UUID_LEN)..=start).any(|from| {
+        text.get(from..from + UUID_LEN)
+            .is_some_and(|id| uuid::Uuid::try_parse(id).is_ok())
+            && stands_alone(from, from + UUID_LEN)
+    });
+    let in_token = || {
+        let is_part = |byte: &&u8| byte.is_ascii_alphanumeric();
+        let from = start - bytes[..start].iter().rev().take_while(is_part).count();
+        let to = end + bytes[end..].iter().take_while(is_part).count();
+        let token = &bytes[from..to];
+        token.len() >= 32
+            && token.iter().all(u8::is_ascii_hexdigit)
+            && token.iter().any(u8::is_ascii_alphabetic)
+    };
+    in_uuid || in_token()
+}
+
+/// Of a UUID with its hyphens.
+const UUID_LEN: usize = 36;
 
 /// A run of digits is a card only as a whole: a window inside a longer number is chance.
 fn card_within(digits: &[u8]) -> bool {
@@ -296,6 +329,38 @@ mod tests {
             "12 34 56",
         ] {
             assert!(!has_card(plain), "{plain}");
+        }
+    }
+
+    #[test]
+    fn ids_are_never_taken_for_cards_and_cards_beside_ids_are_found() {
+        let mut looked_like_one = 0;
+        for n in 0..60_000_u128 {
+            let id = uuid::Builder::from_random_bytes(
+                (n.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)).to_le_bytes(),
+            )
+            .into_uuid();
+            for text in [
+                format!("https://shop.example/thanks?key={id}"),
+                format!("cart-{id}"),
+                format!("sha:{}", id.simple()),
+            ] {
+                assert!(!has_card(&text), "{text}");
+            }
+            // The sign before it makes it no id: what is left is chance, and it is not rare.
+            looked_like_one += u32::from(has_card(&format!("x{id}")));
+        }
+        assert!(
+            looked_like_one > 2,
+            "the ids of this test hold nothing to spare: {looked_like_one}"
+        );
+        for card in [
+            "018f7a3e-6c1b-4d2a-9e55-0a1b2c3d4e5f 4111111111111111",
+            "4111-1111-1111-1111, 018f7a3e-6c1b-4d2a-9e55-0a1b2c3d4e5f",
+            "token4111111111111111",
+            "ab4111111111111111cd",
+        ] {
+            assert!(has_card(card), "{card}");
         }
     }
 }
