@@ -40,6 +40,7 @@ pub(crate) enum Answer<T> {
     No(String),
     /// CM refused the account or the pace, not the payment: nothing came of it, and it may be asked again.
     NotServed {
+        of: Unserved,
         why: String,
         wait: Duration,
     },
@@ -51,6 +52,13 @@ pub(crate) enum Answer<T> {
         /// When CM wants to be asked again, if it said so.
         wait: Option<Duration>,
     },
+}
+
+/// What CM turned away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unserved {
+    Account,
+    Pace,
 }
 
 impl<T> Answer<T> {
@@ -70,7 +78,7 @@ impl<T> Answer<T> {
     }
 
     /// What it says of CM as a whole.
-    fn served(&self) -> Served {
+    fn served(&self, call: Call) -> Served {
         match self {
             // Whatever it was, somebody answered.
             Self::Yes(_)
@@ -79,6 +87,11 @@ impl<T> Answer<T> {
                 class: LossClass::Unreadable | LossClass::WorkerLost | LossClass::ReferenceTaken,
                 ..
             } => Served::Yes,
+            // The report of one order may be kept from us for a reason of its own, again and again: alone it shuts nobody out.
+            Self::NotServed {
+                of: Unserved::Account,
+                ..
+            } if call == Call::Read => Served::No,
             Self::NotServed { wait, .. } | Self::Unknown { wait: Some(wait), .. } => Served::Later(*wait),
             Self::NotSent(_)
             | Self::Unknown {
@@ -164,7 +177,7 @@ impl Client {
         if let (Mode::Sim, Some(scenario)) = (self.mode, scenario) {
             request = request.header("X-Sim-Scenario", scenario);
         }
-        let answer = self.send("create", request, true).await;
+        let answer = self.send("create", request, Call::Effect).await;
         read_as(answer, |created| {
             wire::registered(created, body.order_reference, &self.base)
         })
@@ -178,7 +191,7 @@ impl Client {
                 self.effects
                     .post(self.url(&["orders", order_key, "payments"]))
                     .json(body),
-                true,
+                Call::Effect,
             )
             .await;
         read_as(answer, |started| wire::started(started, &self.base))
@@ -187,8 +200,12 @@ impl Client {
     /// Reads an order's report; may be repeated at will.
     pub(crate) async fn report(&self, order_key: &str) -> Answer<ProviderReport> {
         read_as(
-            self.send("report", self.reads.get(self.url(&["orders", order_key])), false)
-                .await,
+            self.send(
+                "report",
+                self.reads.get(self.url(&["orders", order_key])),
+                Call::Read,
+            )
+            .await,
             wire::report,
         )
     }
@@ -206,7 +223,7 @@ impl Client {
         &self,
         operation: &'static str,
         request: reqwest::RequestBuilder,
-        effect: bool,
+        call: Call,
     ) -> Answer<Vec<u8>> {
         let span = Span::begin(format!("cm {operation}"), Kind::Client)
             .with("kassa.psp", PSP)
@@ -220,13 +237,13 @@ impl Client {
         let began = Instant::now();
         let answer = span
             .run(async {
-                let answer = self.exchange(request, effect).await;
+                let answer = self.exchange(request, call).await;
                 trace::note("kassa.result", answer.word());
                 answer
             })
             .await;
         metrics::psp_request(PSP, operation, answer.word(), began.elapsed());
-        if let Some(pause) = self.circuit.ended(answer.served(), Instant::now()) {
+        if let Some(pause) = self.circuit.ended(answer.served(call), Instant::now()) {
             let host = self.base.host_str().unwrap_or_default();
             tracing::error!(
                 host,
@@ -240,7 +257,7 @@ impl Client {
     }
 
     /// The body of a 2xx answer, or what its absence means.
-    async fn exchange(&self, request: reqwest::RequestBuilder, effect: bool) -> Answer<Vec<u8>> {
+    async fn exchange(&self, request: reqwest::RequestBuilder, call: Call) -> Answer<Vec<u8>> {
         let request = request.basic_auth(&self.account, Some(self.password.expose_secret()));
         let mut response = match request.send().await {
             Ok(response) => response,
@@ -274,7 +291,7 @@ impl Client {
             StatusCode::OK | StatusCode::CREATED if json => Answer::Yes(body),
             // Something in between may answer so after the effect: only CM's own document proves that there was none.
             StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS
-                if effect && wire::refusal(&body).is_none() =>
+                if call == Call::Effect && wire::refusal(&body).is_none() =>
             {
                 Answer::Unknown {
                     class: LossClass::Unreadable,
@@ -282,12 +299,14 @@ impl Client {
                 }
             }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Answer::NotServed {
+                of: Unserved::Account,
                 why: format!(
                     "CM answered {status}: check the account, its password and the addresses it allows"
                 ),
                 wait: ACCOUNT_PAUSE,
             },
             StatusCode::TOO_MANY_REQUESTS => Answer::NotServed {
+                of: Unserved::Pace,
                 why: "CM asks for patience".to_owned(),
                 wait: retry_after.unwrap_or(PACE_PAUSE),
             },
@@ -357,7 +376,7 @@ fn read_as<W: DeserializeOwned, T>(
             None => Answer::unknown(LossClass::Unreadable),
         },
         Answer::No(message) => Answer::No(message),
-        Answer::NotServed { why, wait } => Answer::NotServed { why, wait },
+        Answer::NotServed { of, why, wait } => Answer::NotServed { of, why, wait },
         Answer::NotSent(why) => Answer::NotSent(why),
         Answer::Unknown { class, wait } => Answer::Unknown { class, wait },
     }

@@ -183,7 +183,7 @@ impl Gateway {
                 tracing::error!(order.id = %order_id, provider_message = message, "CM refuses to report on an order of ours; a person must look");
                 return Ok(Read::Served);
             }
-            Answer::NotServed { why, wait } => {
+            Answer::NotServed { why, wait, .. } => {
                 tracing::error!(order.id = %order_id, why, "CM does not serve this account now");
                 return Ok(Read::Again(
                     SignedDuration::try_from(wait).unwrap_or(SignedDuration::from_secs(30)),

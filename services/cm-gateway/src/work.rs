@@ -454,7 +454,7 @@ impl Gateway {
                 .await?;
                 Ok(Stepped::On)
             }
-            Answer::NotServed { why, wait } => {
+            Answer::NotServed { why, wait, .. } => {
                 let payment = pending.attempt.payment_id;
                 tracing::error!(payment.id = %payment, shop = %pending.attempt.shop, why, "CM does not serve this account now");
                 self.say(

@@ -129,8 +129,10 @@ impl Lane {
             return;
         };
         let batch = pick(&mut self.waiting);
+        let ahead = self.air.len();
         self.aboard.push_back(batch.len());
-        self.air.push_back(Box::pin(fly(connection, batch, self.hopeful)));
+        self.air
+            .push_back(Box::pin(fly(connection, batch, self.hopeful, ahead)));
     }
 
     /// Answers the callers, and puts back what has to fly again.

@@ -11,7 +11,8 @@ use uuid::Uuid;
 use crate::{append::Appended, batcher::Waiting, columns::Columns, hopes::Hopes, store::open};
 
 /// What the server's own limits add up to (two seconds for the head, five for the statement) and a little: a server
-/// that keeps silent for longer is frozen or out of reach, and its connection would not tell for hours.
+/// that keeps silent for longer is frozen or out of reach, and its connection would not tell for hours. The flights ahead on
+/// the same connection have as much each, before it is this one's turn.
 const FLIGHT_MAX: Duration = Duration::from_secs(8);
 /// To get a connection.
 const CONNECT_MAX: Duration = Duration::from_secs(4);
@@ -111,12 +112,18 @@ async fn prepare(url: &str, role: Option<&str>) -> Result<Connection, String> {
 }
 
 /// Flies a batch. All of it is sent when this is polled first: flights of one connection that are polled by one task follow
-/// each other whole. `hopeful`: try first as if all win.
-pub(crate) async fn fly(connection: Arc<Connection>, batch: Vec<Waiting>, hopeful: bool) -> Landed {
+/// each other whole. `hopeful`: try first as if all win. `ahead`: how many are still in the air.
+pub(crate) async fn fly(
+    connection: Arc<Connection>,
+    batch: Vec<Waiting>,
+    hopeful: bool,
+    ahead: usize,
+) -> Landed {
+    let patience = FLIGHT_MAX * u32::try_from(ahead + 1).unwrap_or(u32::MAX);
     let mut given_up = connection.given_up.subscribe();
     let result = tokio::select! {
         biased;
-        result = attempt(&connection, &batch, hopeful) => result,
+        result = attempt(&connection, &batch, hopeful, patience) => result,
         _ = given_up.changed() => Err(Crash::Lost("the connection was given up".to_owned())),
     };
     Landed { batch, result }
@@ -126,6 +133,7 @@ async fn attempt(
     connection: &Connection,
     batch: &[Waiting],
     hopeful: bool,
+    patience: Duration,
 ) -> Result<HashMap<Uuid, Appended>, Crash> {
     // An append that was in a flight with a lost connection may be stored already. The head lock, taken on another
     // connection, waits for whatever the lost one still does; the statement then finds the command in the command log.
@@ -137,13 +145,20 @@ async fn attempt(
         } else {
             &connection.all_or_none
         };
-        let rows = transact(connection, part, statement, &hopes.params(&part)).await?;
+        let rows = transact(connection, part, statement, &hopes.params(&part), patience).await?;
         if let Some(row) = rows.first() {
             return Ok(hopes.stored(row.get(0)));
         }
     }
     let columns = Columns::of(batch);
-    let rows = transact(connection, part, &connection.append, &columns.params(&part)).await?;
+    let rows = transact(
+        connection,
+        part,
+        &connection.append,
+        &columns.params(&part),
+        patience,
+    )
+    .await?;
     let mut results = HashMap::with_capacity(batch.len());
     for row in rows {
         let command_id: Uuid = row.get(0);
@@ -168,6 +183,7 @@ async fn transact(
     part: i32,
     statement: &Statement,
     params: &[&(dyn ToSql + Sync)],
+    patience: Duration,
 ) -> Result<Vec<tokio_postgres::Row>, Crash> {
     let client = &connection.client;
     let lock_params: [&(dyn ToSql + Sync); 1] = [&part];
@@ -179,18 +195,19 @@ async fn transact(
             client.batch_execute("COMMIT"),
         )
     };
-    let Ok((begun, locked, appended, committed)) = tokio::time::timeout(FLIGHT_MAX, under_way).await else {
-        return Err(Crash::Lost(format!("no answer within {FLIGHT_MAX:?}")));
+    let Ok((begun, locked, appended, committed)) = tokio::time::timeout(patience, under_way).await else {
+        return Err(Crash::Lost(format!("no answer within {patience:?}")));
     };
+    if let Err(error) = &begun {
+        // Without a transaction the append has committed by itself, or not: as little is known as of a lost connection.
+        return Err(Crash::Lost(describe(error)));
+    }
     if locked.as_ref().is_ok_and(Vec::is_empty) {
         // Neither statement stores anything without a head.
         return Err(Crash::NoPart);
     }
-    let by_statement = begun.is_ok() && locked.is_ok() && appended.is_err();
-    let checked = begun
-        .and(locked.map(|_| ()))
-        .and(appended)
-        .and_then(|rows| committed.map(|()| rows));
+    let by_statement = locked.is_ok() && appended.is_err();
+    let checked = locked.and(appended).and_then(|rows| committed.map(|()| rows));
     checked.map_err(|error| {
         let crash = crash(&error, by_statement);
         if matches!(crash, Crash::Refused { .. }) {

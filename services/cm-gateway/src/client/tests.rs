@@ -257,6 +257,25 @@ async fn an_account_that_is_not_served_is_not_a_refused_payment() {
 }
 
 #[tokio::test]
+async fn one_orders_refused_report_shuts_nobody_out_and_a_refused_start_does() {
+    for status in ["401 Unauthorized", "403 Forbidden"] {
+        let client = cm(http(status, JSON, r#"{"messages":["no"]}"#)).await;
+        let said = client.report(KEY).await;
+        assert!(matches!(said, Answer::NotServed { .. }), "{status}: {said:?}");
+        assert_eq!(client.enter(Call::Effect), Ok(()), "{status}");
+        start(&client).await;
+        assert!(client.enter(Call::Effect).is_err(), "{status}");
+    }
+    // Nothing but such reports: it is the account.
+    let client = cm(http("403 Forbidden", JSON, r#"{"messages":["no"]}"#)).await;
+    for _ in 0..8 {
+        assert_eq!(client.enter(Call::Read), Ok(()));
+        client.report(KEY).await;
+    }
+    assert!(client.enter(Call::Read).is_err());
+}
+
+#[tokio::test]
 async fn a_server_that_cannot_be_reached_was_sent_nothing() {
     let free = TcpListener::bind("127.0.0.1:0")
         .await
