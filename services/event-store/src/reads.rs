@@ -12,12 +12,19 @@ use crate::{
 /// Three reads at once, then one a second: a storm of notifications may not become a storm of calls.
 const RATE: SignedDuration = SignedDuration::from_secs(1);
 const BURST: SignedDuration = SignedDuration::from_secs(2);
+/// No read is put off for longer: ten minutes where CM asks for patience, and some. What is further ahead was written by a
+/// clock that has since gone back, and waits for nothing.
+const AHEAD_MAX: SignedDuration = SignedDuration::from_mins(15);
 /// One in so many of the reads that are taken at once is of the newest.
 const NEWEST_SHARE: usize = 4;
 
 /// For what need not survive a crash of the server by itself: whatever is recorded after it, durably, takes it along, and what
 /// is lost with nothing after it is done again. Sparing it the wait for the disk spares all other commits that turn.
 const NOT_WAITED_FOR: &str = "BEGIN; SET LOCAL synchronous_commit = off";
+
+/// Asked for, at nobody else's hands and not put off.
+const FREE: &str = "requests > served AND (lease_until IS NULL OR lease_until < $1 OR lease_until > $7) \
+     AND (rate_at <= $2 OR rate_at > $8)";
 
 /// A read that this process may do now, until the lease ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,28 +125,33 @@ impl Store {
     ) -> Result<Vec<ClaimedRead>, StoreError> {
         let client = self.client().await?;
         let statement = client
-            .prepare_cached(
+            .prepare_cached(&format!(
                 "WITH oldest AS (
                      SELECT order_id FROM provider_reads
-                      WHERE requests > served AND (lease_until IS NULL OR lease_until < $1) AND rate_at <= $2
+                      WHERE {FREE}
                       ORDER BY requested_at LIMIT $3 FOR UPDATE SKIP LOCKED),
                  newest AS (
                      SELECT order_id FROM provider_reads
-                      WHERE requests > served AND (lease_until IS NULL OR lease_until < $1) AND rate_at <= $2
+                      WHERE {FREE}
                       ORDER BY requested_at DESC LIMIT $6 FOR UPDATE SKIP LOCKED),
                  due AS (SELECT order_id FROM oldest UNION SELECT order_id FROM newest)
                  UPDATE provider_reads AS p
-                    SET lease_until = $4, read_no = p.read_no + 1, rate_at = greatest(p.rate_at, $1) + $5::text::interval
+                    SET lease_until = $4, read_no = p.read_no + 1,
+                        rate_at = CASE WHEN p.rate_at > $8 THEN $1 ELSE greatest(p.rate_at, $1) END
+                                  + $5::text::interval
                    FROM due WHERE p.order_id = due.order_id
-                 RETURNING p.order_id, p.shop, p.read_no, p.requests, p.asked_by, p.traceparent",
-            )
+                 RETURNING p.order_id, p.shop, p.read_no, p.requests, p.asked_by, p.traceparent"
+            ))
             .await
             .map_err(refused)?;
         let rate = format!("{} milliseconds", RATE.as_millis());
         let newest = limit / NEWEST_SHARE;
         let (from, until) = (now + BURST, now + lease);
         let (oldest, newest) = (bound(limit - newest), bound(newest));
-        let params: [&(dyn ToSql + Sync); 6] = [&now, &from, &oldest, &until, &rate, &newest];
+        // Twice, because another process's clock may be a little ahead of this one's.
+        let (no_lease, no_rate) = (now + lease * 2, now + AHEAD_MAX);
+        let params: [&(dyn ToSql + Sync); 8] =
+            [&now, &from, &oldest, &until, &rate, &newest, &no_lease, &no_rate];
         let (begun, rows, committed) = futures::join!(
             client.batch_execute(NOT_WAITED_FOR),
             client.query(&statement, &params),

@@ -213,6 +213,41 @@ async fn a_read_that_was_put_off_waits_for_its_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f_09_a_clock_that_goes_back_by_an_hour_keeps_no_report_from_being_read() {
+    let database = Database::migrated().await;
+    let store = database.store().await;
+    let lease = SignedDuration::from_secs(10);
+    let fast = store.clock().now();
+    let right = fast - SignedDuration::from_hours(1);
+    for order in ["ord_held", "ord_done"] {
+        store
+            .request_read(order, "demo-shop")
+            .await
+            .expect("it is counted");
+    }
+    let claims = store.claim_reads(fast, lease, 10).await.expect("claims");
+    let done = claims
+        .iter()
+        .find(|claim| claim.order_id == "ord_done")
+        .expect("it was asked for");
+    store.finish_read(done, true, fast).await.expect("it ends");
+    store
+        .request_read("ord_done", "demo-shop")
+        .await
+        .expect("it is counted");
+
+    let again = store.claim_reads(right, lease, 10).await.expect("claims");
+    let mut taken: Vec<_> = again
+        .iter()
+        .map(|claim| (claim.order_id.as_str(), claim.read_no))
+        .collect();
+    taken.sort_unstable();
+    assert_eq!(taken, [("ord_done", 2), ("ord_held", 2)]);
+    let held = store.claim_reads(right, lease, 10).await.expect("claims");
+    assert_eq!(held, [], "by a lease of the clock that is right");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_read_whose_lease_ran_out_is_anothers_and_a_late_answer_ends_nothing() {
     let database = Database::migrated().await;
     let store = database.store().await;
