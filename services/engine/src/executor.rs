@@ -77,6 +77,9 @@ pub trait Decide: Send + Sync {
     /// What a repeat must be told: ids, never personal data. Small.
     type Outcome: Serialize + DeserializeOwned + Send;
 
+    /// Whether its answer is kept where nothing came of it: a repeat is then told the same, whatever has happened since.
+    const KEPT_WITHOUT_EFFECT: bool = true;
+
     fn decide(
         &self,
         session: &mut Session<'_>,
@@ -185,6 +188,15 @@ impl Executor {
             let outcome =
                 serde_json::to_vec(&logged).map_err(|_| Fault::Internal("an outcome is plain data"))?;
             let touches = session.touches();
+            if !D::KEPT_WITHOUT_EFFECT && !refused && session.wants_nothing_stored() {
+                match self.store.head_if_current(part, &touches).await? {
+                    Some(position) => return Ok(executed(logged, position, false)),
+                    None => {
+                        self.forget(&session);
+                        continue;
+                    }
+                }
+            }
             let append = Append {
                 part,
                 command_id: command.uuid(),

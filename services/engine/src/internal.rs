@@ -272,6 +272,8 @@ pub struct ObserveReport {
 
 impl Decide for ObserveReport {
     type Outcome = Recorded;
+    /// Most reads find what was known. Their number is used up all the same, and a later answer than theirs has a higher one.
+    const KEPT_WITHOUT_EFFECT: bool = false;
 
     async fn decide(&self, session: &mut Session<'_>) -> Result<Recorded, Refusal> {
         let Some(opened) = session.order(self.order).await?.opened().cloned() else {

@@ -223,6 +223,14 @@ impl<'a> Session<'a> {
         });
     }
 
+    pub(crate) fn wants_nothing_stored(&self) -> bool {
+        self.events.is_empty()
+            && self.timers.is_empty()
+            && self.done_timers.is_empty()
+            && self.vault.is_empty()
+            && self.reads.is_empty()
+    }
+
     pub(crate) fn touches(&self) -> Vec<Touch> {
         let order = self.order.iter().map(|(_, t)| Touch {
             stream_id: t.stream,

@@ -4,7 +4,10 @@ use jiff::Timestamp;
 use tokio_postgres::{GenericClient, Row};
 use uuid::Uuid;
 
-use crate::store::{Store, StoreError, refused};
+use crate::{
+    append::Touch,
+    store::{Store, StoreError, refused},
+};
 
 /// An event with its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,6 +110,34 @@ impl Store {
             .await
             .map_err(refused)?;
         let row = client.query_opt(&statement, &[&stream]).await.map_err(refused)?;
+        Ok(row.map(|row| row.get(0)))
+    }
+
+    /// The highest position of a part, if these streams still have the versions that a decision was made on: for one that has
+    /// nothing to write.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database cannot be read.
+    pub async fn head_if_current(&self, part: i32, touches: &[Touch]) -> Result<Option<i64>, StoreError> {
+        let (streams, expected): (Vec<_>, Vec<_>) = touches
+            .iter()
+            .map(|touch| (touch.stream_id, touch.expected))
+            .unzip();
+        let client = self.client().await?;
+        let statement = client
+            .prepare_cached(
+                "SELECT position FROM log_head
+                  WHERE part = $1 AND NOT EXISTS (
+                     SELECT FROM unnest($2::uuid[], $3::bigint[]) AS seen(stream_id, expected)
+                       LEFT JOIN streams AS s USING (stream_id)
+                      WHERE coalesce(s.version, 0) <> seen.expected)",
+            )
+            .await
+            .map_err(refused)?;
+        let row = client
+            .query_opt(&statement, &[&part, &streams, &expected])
+            .await
+            .map_err(refused)?;
         Ok(row.map(|row| row.get(0)))
     }
 

@@ -297,6 +297,53 @@ async fn an_older_report_changes_neither_the_order_nor_its_payments() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_report_that_says_what_was_known_writes_nothing_and_only_where_that_is_still_so() {
+    let engine = Engine::new().await;
+    let (order, payment) = engine.redirected().await;
+    let now = engine.executor.now();
+    let shown = || report("ours", "REDIRECTED_FOR_AUTHORIZATION");
+    assert_eq!(engine.observe(order, 1, now, shown()).await, Recorded::Yes);
+    let store = engine.executor.store();
+    let head = store.head(0).await.expect("it is read");
+    let same = ObserveReport {
+        order,
+        read_no: 2,
+        read_started_at: now,
+        report: shown(),
+        policy: Policy::default(),
+    };
+    let command = fresh();
+    let executed = engine
+        .executor
+        .execute(order, command, Caller::Internal, &same)
+        .await
+        .expect("it is decided");
+    assert_eq!((executed.position, executed.replayed), (head, false));
+    let kept = store.command(command.uuid()).await.expect("it is read");
+    assert!(kept.is_none(), "{kept:?}");
+
+    // Another process hears that it was paid; this one still remembers the order as it was, and is shown the same again.
+    let other = Engine {
+        executor: Arc::new(Executor::new(store.clone())),
+        config: engine.config.clone(),
+    };
+    let paid = other.observe(order, 3, now, report("ours", "AUTHORIZED")).await;
+    assert_eq!(paid, Recorded::Yes);
+    engine.observe(order, 4, now, shown()).await;
+    let (known, _) = engine.executor.current_order(order).await.expect("it is read");
+    assert_eq!(
+        known.opened().expect("it is there").read_no,
+        4,
+        "it is news again"
+    );
+    assert_eq!(
+        engine.statuses(order, payment).await.1,
+        "authorized",
+        "which nothing takes back"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_order_that_was_canceled_a_moment_ago_is_not_started_at_cm() {
     let engine = Engine::new().await;
     let (order, payment) = engine.started().await;
