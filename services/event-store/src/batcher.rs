@@ -83,7 +83,7 @@ pub(crate) async fn run(url: String, role: Option<String>, mut queue: mpsc::Rece
                 if lane.air.is_empty()
                     && let Err(why) = lane.connect(&url, role.as_deref()).await
                 {
-                    give_up_on_old(&mut lane.waiting, &why);
+                    give_up_on_old(&mut lane.waiting, &why, PATIENCE);
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
                 }
@@ -169,7 +169,7 @@ impl Lane {
                 for one in batch.into_iter().rev() {
                     again(one, &mut self.waiting, &why);
                 }
-                give_up_on_old(&mut self.waiting, &why);
+                give_up_on_old(&mut self.waiting, &why, PATIENCE);
                 // Only a new one can tell what became of it.
                 if let Some(connection) = self.connection.take() {
                     connection.give_up();
@@ -202,16 +202,18 @@ impl Lane {
             let all = std::mem::take(&mut self.waiting).into_iter();
             let (mut first, mut behind): (VecDeque<_>, VecDeque<_>) =
                 all.partition(|one| one.alone && one.tries == 0);
-            give_up_on_old(&mut behind, why);
+            // What was refused by itself says nothing of those behind it: they are let be for one such more.
+            let patience = if by_statement { PATIENCE * 2 } else { PATIENCE };
+            give_up_on_old(&mut behind, why, patience);
             first.append(&mut behind);
             self.waiting = first;
         }
     }
 }
 
-fn give_up_on_old(waiting: &mut VecDeque<Waiting>, why: &str) {
+fn give_up_on_old(waiting: &mut VecDeque<Waiting>, why: &str, patience: Duration) {
     let kept = waiting.drain(..).filter_map(|one| {
-        if one.since.elapsed() < PATIENCE {
+        if one.since.elapsed() < patience {
             return Some(one);
         }
         let _ = one.answer.send(Err(AppendError::Unavailable(why.to_owned())));

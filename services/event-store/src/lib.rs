@@ -19,6 +19,6 @@ pub use clock::Clock;
 pub use filter::{Found, LogFilter};
 pub use hints::Heard;
 pub use read::{LoggedCommand, StoredEvent};
-pub use reads::{ClaimedRead, request_read_for, request_read_in};
-pub use store::{Store, StoreConfig, StoreError};
+pub use reads::{ClaimedRead, may_be_more, request_read_for, request_read_in};
+pub use store::{PLANNED_ANEW, Store, StoreConfig, StoreError};
 pub use timers::DueTimer;

@@ -26,6 +26,12 @@ const NOT_WAITED_FOR: &str = "BEGIN; SET LOCAL synchronous_commit = off";
 const FREE: &str = "requests > served AND (lease_until IS NULL OR lease_until < $1 OR lease_until > $7) \
      AND (rate_at <= $2 OR rate_at > $8)";
 
+/// Whether a claim that was given `taken` reads, with a limit of `limit`, may have left some: one that takes less than the
+/// share of the oldest has taken all.
+pub fn may_be_more(taken: usize, limit: usize) -> bool {
+    taken > 0 && taken >= limit - limit / NEWEST_SHARE
+}
+
 /// A read that this process may do now, until the lease ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClaimedRead {

@@ -21,9 +21,12 @@ use crate::{
 const ROLE: &str = "kassa_app";
 
 /// For the connections of the pool. A transaction that is left open holds rows that appends may wait for, so the server
-/// ends it; five seconds are more than any of ours pauses on a busy machine.
-const LIMITS: &str =
-    "SET statement_timeout = '10s'; SET lock_timeout = '2s'; SET idle_in_transaction_session_timeout = '5s'";
+/// ends it; five seconds are more than any of ours pauses on a busy machine. Almost all is looked up by key, and a plan for each
+/// time costs more than what it finds: who asks otherwise says so ([`PLANNED_ANEW`]).
+const LIMITS: &str = "SET statement_timeout = '10s'; SET lock_timeout = '2s'; \
+     SET idle_in_transaction_session_timeout = '5s'; SET plan_cache_mode = force_generic_plan";
+/// Begins a transaction for a statement whose best plan depends on what is asked.
+pub const PLANNED_ANEW: &str = "BEGIN READ ONLY; SET LOCAL plan_cache_mode = force_custom_plan";
 
 #[derive(Clone)]
 pub struct StoreConfig {

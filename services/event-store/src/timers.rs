@@ -82,11 +82,12 @@ impl Store {
     /// [`StoreError`] when the database cannot be written.
     pub async fn remove_timer(&self, timer_id: Uuid, attempt: i32) -> Result<bool, StoreError> {
         let client = self.client().await?;
+        let statement = client
+            .prepare_cached("DELETE FROM timers WHERE timer_id = $1 AND attempt = $2")
+            .await
+            .map_err(refused)?;
         let changed = client
-            .execute(
-                "DELETE FROM timers WHERE timer_id = $1 AND attempt = $2",
-                &[&timer_id, &attempt],
-            )
+            .execute(&statement, &[&timer_id, &attempt])
             .await
             .map_err(refused)?;
         Ok(changed == 1)

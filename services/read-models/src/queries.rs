@@ -18,13 +18,14 @@ use kassa_domain::{
     ids::{OrderId, Shop},
     methods::Catalogue,
 };
-use kassa_event_store::Store;
+use kassa_event_store::{PLANNED_ANEW, Store};
 use kassa_events_schema::api::{
     ExplainOrder, GetOrder, GetOrderEvents, ListMethods, ListOrders, SafeValue, queries::LIST_MAX,
 };
 use kassa_relay::{EventFilter, FilteredLog, TranslateError};
 use serde_json::{Value, json};
 use tokio::{sync::watch, time::Instant};
+use tokio_postgres::types::ToSql;
 use tokio_util::sync::CancellationToken;
 
 use crate::{PART, cursor, methods, why};
@@ -293,9 +294,20 @@ impl Queries {
             .await
             .map_err(|_| Problem::store_unavailable())?;
         let sql = list(status.flatten());
-        let rows = client
-            .query(&sql, &[&shop.as_str(), &at, &id, &(limit + 1)])
+        let statement = client
+            .prepare_cached(&sql)
             .await
+            .map_err(|_| Problem::store_unavailable())?;
+        let (shop_token, many) = (shop.as_str(), limit + 1);
+        let params: [&(dyn ToSql + Sync); 4] = [&shop_token, &at, &id, &many];
+        let (begun, rows, ended) = futures::join!(
+            client.batch_execute(PLANNED_ANEW),
+            client.query(&statement, &params),
+            client.batch_execute("COMMIT"),
+        );
+        let rows = begun
+            .and(rows)
+            .and_then(|rows| ended.map(|()| rows))
             .map_err(|_| Problem::store_unavailable())?;
         let page = usize::try_from(limit).unwrap_or_default();
         let orders: Vec<Value> = rows.iter().take(page).map(|row| row.get(0)).collect();

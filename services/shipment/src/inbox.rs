@@ -1,8 +1,14 @@
 //! Was this order released before, or its release taken back?
 
-use tokio_postgres::{Client, Transaction};
+use tokio_postgres::{
+    Client, Transaction,
+    types::{ToSql, Type},
+};
 
 use crate::judge::{Instruction, Order};
+
+/// A value with its type: so a statement needs no way there and back to be prepared.
+type Word<'a> = (&'a (dyn ToSql + Sync), Type);
 
 /// Whether a message is news.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,52 +79,63 @@ impl Inbox {
             instruction,
         } = order;
         let order_id = instruction.order_id();
-        // A release and its hold, in two instances at once: one of them sees the other.
-        transaction
-            .execute(
+        // Sent together, and done one after the other. A release and its hold, in two instances at once: one of them sees the
+        // other. The last epoch decides: an older release says nothing that a newer one, or a hold, did not say better.
+        let order_words: [Word<'_>; 1] = [(&order_id, Type::TEXT)];
+        let event_words: [Word<'_>; 5] = [
+            (event_id, Type::UUID),
+            (&order_id, Type::TEXT),
+            (epoch, Type::INT4),
+            (&subject, Type::TEXT),
+            (&sequence, Type::INT8),
+        ];
+        let epoch_words: [Word<'_>; 2] = [(&order_id, Type::TEXT), (epoch, Type::INT4)];
+        let (locked, recorded, overtaken) = futures::join!(
+            transaction.query_typed(
                 "SELECT pg_advisory_xact_lock(hashtextextended('shipment_service/' || $1, 0))",
-                &[&order_id],
-            )
-            .await?;
-        let event_is_new = transaction
-            .execute(
+                &order_words,
+            ),
+            transaction.execute_typed(
                 "INSERT INTO shipment_service.shipment_inbox (event_id, order_id, epoch, subject, sequence)
                  VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
-                &[event_id, &order_id, epoch, &subject, &sequence],
-            )
-            .await?;
-        if event_is_new == 0 {
+                &event_words,
+            ),
+            transaction.query_typed(
+                "SELECT WHERE EXISTS (SELECT FROM shipment_service.holds WHERE order_id = $1 AND epoch >= $2)
+                            OR EXISTS (SELECT FROM shipment_service.shipments WHERE order_id = $1 AND epoch > $2)",
+                &epoch_words,
+            ),
+        );
+        locked?;
+        let (recorded, overtaken) = (recorded?, overtaken?);
+        if recorded == 0 {
             return Ok(Admission::Known);
         }
         // The id of these events is made of the order and the epoch, so this finds a repeat only when that promise broke.
         // Then too, goods leave once.
         let is_new = match instruction {
+            Instruction::Ship(_) if !overtaken.is_empty() => return Ok(Admission::Overtaken),
             Instruction::Ship(safe) => {
-                // The last epoch decides: an older release says nothing that a newer one, or a hold, did not say better.
-                let overtaken = transaction
-                    .query_one(
-                        "SELECT EXISTS (SELECT 1 FROM shipment_service.holds WHERE order_id = $1 AND epoch >= $2)
-                             OR EXISTS (SELECT 1 FROM shipment_service.shipments WHERE order_id = $1 AND epoch > $2)",
-                        &[&order_id, epoch],
-                    )
-                    .await?;
-                if overtaken.get(0) {
-                    return Ok(Admission::Overtaken);
-                }
                 transaction
-                    .execute(
+                    .execute_typed(
                         "INSERT INTO shipment_service.shipments (order_id, epoch, event_id, amount_minor, currency)
                          VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
-                        &[&order_id, epoch, event_id, &safe.amount.value, &safe.amount.currency],
+                        &[
+                            (&order_id, Type::TEXT),
+                            (epoch, Type::INT4),
+                            (event_id, Type::UUID),
+                            (&safe.amount.value, Type::INT8),
+                            (&safe.amount.currency, Type::TEXT),
+                        ],
                     )
                     .await?
             }
             Instruction::Hold(_) => {
                 transaction
-                    .execute(
+                    .execute_typed(
                         "INSERT INTO shipment_service.holds (order_id, epoch, event_id)
                          VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
-                        &[&order_id, epoch, event_id],
+                        &[(&order_id, Type::TEXT), (epoch, Type::INT4), (event_id, Type::UUID)],
                     )
                     .await?
             }
@@ -137,12 +154,12 @@ impl Inbox {
         order: &Order,
     ) -> Result<bool, tokio_postgres::Error> {
         let found = transaction
-            .query_opt(
-                "SELECT 1 FROM shipment_service.shipment_inbox WHERE event_id = $1",
-                &[&order.event_id],
+            .query_typed(
+                "SELECT FROM shipment_service.shipment_inbox WHERE event_id = $1",
+                &[(&order.event_id, Type::UUID)],
             )
             .await?;
-        Ok(found.is_some())
+        Ok(!found.is_empty())
     }
 }
 
