@@ -37,7 +37,8 @@ const INTERRUPTED: u8 = 130;
 /// The whole play takes a second or two; without a notification it takes the ladder's first rungs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Runs everything in one process, with servers and a simulator of its own, and plays a payment.
+/// Runs everything in one process, with servers and a simulator of its own, and plays a payment. Servers that the
+/// configuration or the environment names are left alone.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   kassa demo                                plays ideal/success, then stays until Ctrl-C
