@@ -24,11 +24,11 @@ pub struct RunFolder(PathBuf);
 
 impl RunFolder {
     /// # Errors
-    /// When the cache cannot be written.
+    /// When the cache cannot be written; the folder is named.
     pub fn new(cache: &Path) -> std::io::Result<Self> {
         let runs = cache.join("run");
-        std::fs::create_dir_all(&runs)?;
-        for entry in std::fs::read_dir(&runs)?.flatten() {
+        std::fs::create_dir_all(&runs).map_err(naming(&runs))?;
+        for entry in std::fs::read_dir(&runs).map_err(naming(&runs))?.flatten() {
             let pid = entry
                 .file_name()
                 .to_str()
@@ -42,7 +42,7 @@ impl RunFolder {
         }
         let folder = runs.join(std::process::id().to_string());
         let _ = std::fs::remove_dir_all(&folder);
-        std::fs::create_dir_all(&folder)?;
+        std::fs::create_dir_all(&folder).map_err(naming(&folder))?;
         Ok(Self(folder))
     }
 
@@ -52,8 +52,28 @@ impl RunFolder {
     }
 }
 
+fn naming(folder: &Path) -> impl FnOnce(std::io::Error) -> std::io::Error {
+    move |error| {
+        let text = format!("{}: {error}; KASSA_CACHE_DIR names another", folder.display());
+        std::io::Error::new(error.kind(), text)
+    }
+}
+
 impl Drop for RunFolder {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cache_that_cannot_be_written_is_named() {
+        let file = tempfile::NamedTempFile::new().expect("a file where a folder is wanted");
+        let error = RunFolder::new(file.path()).expect_err("a file holds no folder");
+        let runs = file.path().join("run");
+        assert!(error.to_string().contains(&*runs.to_string_lossy()), "{error}");
     }
 }

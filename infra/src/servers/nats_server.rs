@@ -9,6 +9,7 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -156,6 +157,19 @@ impl Nats {
     #[must_use]
     pub fn origin(&self) -> String {
         self.found.to_string()
+    }
+
+    /// How the server ended, if it has although nobody asked it to.
+    ///
+    /// # Errors
+    /// [`ServerError::Io`] if the process cannot be waited for.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>, ServerError> {
+        let Some((owned, _)) = &mut self.running else {
+            return Ok(None);
+        };
+        owned
+            .try_wait()
+            .map_err(ServerError::io("wait for", &self.found.program))
     }
 
     /// The folder of all streams and consumers. Deleting it proves something only while the server is not running: a

@@ -141,6 +141,19 @@ impl Postgres {
         self.found.to_string()
     }
 
+    /// How the server ended, if it has although nobody asked it to.
+    ///
+    /// # Errors
+    /// [`ServerError::Io`] if the process cannot be waited for.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>, ServerError> {
+        let Some((owned, _)) = &mut self.running else {
+            return Ok(None);
+        };
+        owned
+            .try_wait()
+            .map_err(ServerError::io("wait for", &self.found.program))
+    }
+
     /// Disconnects everybody, writes the last checkpoint and waits for the end. Does nothing the second time.
     ///
     /// # Errors

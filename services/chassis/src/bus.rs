@@ -4,8 +4,8 @@ use std::{
     collections::BTreeMap,
     future::Future,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -34,7 +34,7 @@ use crate::{config::Login, input, trace};
 /// # Errors
 /// When the address or the login is malformed, or the password file cannot be read.
 pub async fn connect(url: &str, login: &Login, name: &str) -> anyhow::Result<async_nats::Client> {
-    connect_and_tell(url, login, name, Told::new(name)).await
+    connect_and_tell(url, login, Told::new(name, url)?).await
 }
 
 /// As [`connect`], for what has to hear until `shutdown`: a subject that the server does not permit is asked for again, so
@@ -48,25 +48,23 @@ pub async fn connect_to_hear(
     name: &str,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<async_nats::Client> {
-    let told = Told::new(name);
-    let client = connect_and_tell(url, login, name, told.clone()).await?;
+    let told = Told::new(name, url)?;
+    let client = connect_and_tell(url, login, told.clone()).await?;
+    lock(&HEARING).insert(name.to_owned(), client.clone());
     let (hearing, shutdown) = (client.clone(), shutdown.clone());
     tokio::spawn(async move {
         tokio::select! {
             () = shutdown.cancelled() => {}
             () = told.hear_again(&hearing) => {}
         }
+        lock(&HEARING).remove(&told.name);
         told.forget();
     });
     Ok(client)
 }
 
-async fn connect_and_tell(
-    url: &str,
-    login: &Login,
-    name: &str,
-    told: Arc<Told>,
-) -> anyhow::Result<async_nats::Client> {
+async fn connect_and_tell(url: &str, login: &Login, told: Arc<Told>) -> anyhow::Result<async_nats::Client> {
+    let (name, server) = (told.name.clone(), told.server.clone());
     let options = options(url, login)?
         .name(name)
         .retry_on_initial_connect()
@@ -80,7 +78,7 @@ async fn connect_and_tell(
             let told = told.clone();
             async move { told.tell(&event) }
         });
-    Ok(options.connect(without_login(url)?).await?)
+    Ok(options.connect(server).await?)
 }
 
 /// Between two tries to hear what is not permitted: soon enough for whoever gives the permission back and looks, and no
@@ -92,16 +90,53 @@ const REFUSED_WITHIN: Duration = Duration::from_secs(3);
 /// By connection, what its login was not permitted to hear, and does not hear now.
 static UNHEARD: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
 
-/// What this process does not hear although it asked to, in the server's words; for readiness.
-pub fn unheard(connection: &str) -> Option<String> {
-    let unheard = UNHEARD.lock().unwrap_or_else(PoisonError::into_inner);
-    unheard.get(connection).cloned()
+/// By name, the connections of this process that have to hear.
+static HEARING: Mutex<BTreeMap<String, async_nats::Client>> = Mutex::new(BTreeMap::new());
+
+/// Why a connection does not hear.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Deaf {
+    /// The server is away, or was never there.
+    NotConnected,
+    /// What the server does not permit, in its words.
+    Refused(String),
+}
+
+/// Whether this process hears on a connection all that it asked to; for readiness.
+///
+/// # Errors
+/// [`Deaf`]. A server that hangs is seen as away within some fifteen seconds.
+pub fn hears(connection: &str) -> Result<(), Deaf> {
+    use async_nats::connection::State;
+    if let Some(refused) = lock(&UNHEARD).get(connection) {
+        return Err(Deaf::Refused(refused.clone()));
+    }
+    match lock(&HEARING)
+        .get(connection)
+        .map(async_nats::Client::connection_state)
+    {
+        Some(State::Connected) => Ok(()),
+        Some(State::Pending | State::Disconnected) | None => Err(Deaf::NotConnected),
+    }
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+static ENDING: AtomicBool = AtomicBool::new(false);
+
+/// Before this process ends the servers that are its own: from now on it is no news that they are away.
+pub fn expect_the_end() {
+    ENDING.store(true, Ordering::Relaxed);
 }
 
 /// What was said of one connection: a trouble that goes on is told at its 1st, 2nd, 4th, 8th … time.
 #[derive(Debug)]
 struct Told {
     name: String,
+    /// Its address, without a login.
+    server: String,
     away: AtomicU32,
     not_permitted: AtomicU32,
     /// How often the server refused a subscription.
@@ -138,18 +173,18 @@ fn meaning(event: &async_nats::Event) -> Meaning {
 }
 
 impl Told {
-    fn new(name: &str) -> Arc<Self> {
-        Arc::new(Self {
+    fn new(name: &str, url: &str) -> anyhow::Result<Arc<Self>> {
+        Ok(Arc::new(Self {
             name: name.to_owned(),
+            server: without_login(url)?,
             away: AtomicU32::new(0),
             not_permitted: AtomicU32::new(0),
             unheard: watch::Sender::new(0),
-        })
+        }))
     }
 
     fn forget(&self) {
-        let mut unheard = UNHEARD.lock().unwrap_or_else(PoisonError::into_inner);
-        unheard.remove(&self.name);
+        lock(&UNHEARD).remove(&self.name);
     }
 
     /// A server never takes up again by itself what it refused once: the client, when it connects anew, asks for all.
@@ -176,6 +211,7 @@ impl Told {
                 self.forget();
                 tracing::info!(
                     connection = self.name,
+                    server = self.server,
                     "NATS permits again what it did not: everything is heard"
                 );
             }
@@ -190,19 +226,19 @@ impl Told {
         match meaning(event) {
             Meaning::Back => {
                 self.away.store(0, Ordering::Relaxed);
-                tracing::info!("connected to NATS");
+                tracing::info!(connection = self.name, server = self.server, "connected to NATS");
             }
             Meaning::Ended => {}
             Meaning::NotPermitted => {
                 let text = event.to_string();
                 if text.to_ascii_lowercase().contains("for subscription") {
-                    let mut unheard = UNHEARD.lock().unwrap_or_else(PoisonError::into_inner);
-                    unheard.insert(self.name.clone(), text);
-                    drop(unheard);
+                    lock(&UNHEARD).insert(self.name.clone(), text);
                     self.unheard.send_modify(|times| *times += 1);
                 }
                 if let Some(times) = due(&self.not_permitted) {
                     tracing::error!(
+                        connection = self.name,
+                        server = self.server,
                         %event,
                         times,
                         "NATS does not permit this login a subject: compare its permissions with those that `kassa nats \
@@ -210,9 +246,12 @@ impl Told {
                     );
                 }
             }
+            Meaning::Away if ENDING.load(Ordering::Relaxed) => {}
             Meaning::Away => {
                 if let Some(times) = due(&self.away) {
                     tracing::warn!(
+                        connection = self.name,
+                        server = self.server,
                         %event,
                         times,
                         "NATS is away or refuses this login: nothing is heard or sent until it is back; nothing stored \
@@ -623,6 +662,7 @@ mod tests {
     use async_nats::jetstream::consumer::IntoConsumerConfig as _;
 
     use super::*;
+    use crate::logged::Log;
 
     #[test]
     fn a_refused_subject_is_not_taken_for_a_server_that_is_away() {
@@ -639,6 +679,32 @@ mod tests {
             assert_eq!(meaning(&away), Meaning::Away);
         }
         assert_eq!(meaning(&Event::Connected), Meaning::Back);
+    }
+
+    #[test]
+    fn a_line_of_an_outage_says_whose_connection_and_where_until_the_end_is_expected() {
+        let (log, _kept) = Log::here();
+        let told = Told::new("engine", "nats://worker:secret@10.0.0.7:4222").expect("an address");
+        for event in [async_nats::Event::Disconnected, async_nats::Event::Connected] {
+            told.tell(&event);
+        }
+        let text = log.text();
+        let whole = r#"connection="engine" server="nats://10.0.0.7:4222""#;
+        assert_eq!(text.matches(whole).count(), 2, "{text}");
+        assert!(!text.contains("secret"), "{text}");
+        expect_the_end();
+        told.tell(&async_nats::Event::Disconnected);
+        assert_eq!(log.text(), text, "our own servers may go");
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_never_made_hears_nothing() {
+        assert_eq!(hears("nobody"), Err(Deaf::NotConnected));
+        let shutdown = CancellationToken::new();
+        let nowhere = connect_to_hear("nats://127.0.0.1:1", &Login::default(), "unmade", &shutdown).await;
+        assert!(nowhere.is_ok(), "it goes on trying");
+        assert_eq!(hears("unmade"), Err(Deaf::NotConnected));
+        shutdown.cancel();
     }
 
     #[test]

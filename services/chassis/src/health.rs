@@ -38,6 +38,8 @@ const CHECK_MAX: Duration = Duration::from_secs(2);
 pub struct Check {
     /// Stable, snake_case: `postgres_write`.
     pub name: &'static str,
+    /// What becomes of orders while it fails.
+    pub without: &'static str,
     pub attempt: Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>,
 }
 
@@ -74,8 +76,8 @@ pub enum Standing {
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     pub status: Standing,
-    /// In one sentence, for a person.
-    pub meaning: &'static str,
+    /// In one sentence, for a person: what is done meanwhile, and what is not.
+    pub meaning: String,
     pub roles: BTreeMap<&'static str, Standing>,
     pub checks: BTreeMap<&'static str, Checked>,
 }
@@ -87,6 +89,9 @@ pub struct Checked {
     pub ms: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// What becomes of orders while it fails; for [`Report::meaning`].
+    #[serde(skip)]
+    pub without: &'static str,
 }
 
 /// Sets gauges that are only known by asking, before they are told.
@@ -170,6 +175,7 @@ impl Health {
                 ok: error.is_none(),
                 ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
                 error,
+                without: check.without,
             };
             (check.name, checked)
         });
@@ -233,6 +239,16 @@ fn judge(needs: &[RoleNeeds], ended: &[&'static str], checks: BTreeMap<&'static 
         }
         Standing::Degraded => "the work is done; what failed below is caught up with once it is back",
         Standing::NotReady => "nothing can be done without what failed below",
+    };
+    let missed: Vec<&str> = checks
+        .values()
+        .filter(|checked| !checked.ok)
+        .map(|checked| checked.without)
+        .collect();
+    let meaning = if missed.is_empty() {
+        meaning.to_owned()
+    } else {
+        format!("{meaning}; until then: {}", missed.join("; "))
     };
     Report {
         status,
@@ -299,13 +315,19 @@ fn get_copy<T: Clone + Default>(place: &RwLock<T>) -> T {
     place.read().map(|value| value.clone()).unwrap_or_default()
 }
 
-/// Wraps an attempt, so that whoever makes a check writes an `async` block.
-pub fn check<F>(name: &'static str, attempt: impl Fn() -> F + Send + Sync + 'static) -> Check
+/// Wraps an attempt, so that whoever makes a check writes an `async` block. `without` says what becomes of orders while it
+/// fails.
+pub fn check<F>(
+    name: &'static str,
+    without: &'static str,
+    attempt: impl Fn() -> F + Send + Sync + 'static,
+) -> Check
 where
     F: Future<Output = Result<(), String>> + Send + 'static,
 {
     Check {
         name,
+        without,
         attempt: Box::new(move || attempt().boxed()),
     }
 }
@@ -336,6 +358,11 @@ mod tests {
                         ok,
                         ms: 1,
                         error: None,
+                        without: if name == "nats_publish" {
+                            "no link is made"
+                        } else {
+                            "no order is taken"
+                        },
                     },
                 )
             })
@@ -347,6 +374,11 @@ mod tests {
         let both = judge(&[CHECKOUT, RELAY], &[], checked(true, false));
         assert_eq!(both.status, Standing::Degraded);
         assert_eq!(both.roles["relay"], Standing::NotReady);
+        let told = &both.meaning;
+        assert!(
+            told.starts_with("requests are taken") && told.ends_with("until then: no link is made"),
+            "{told}"
+        );
         assert_eq!(
             judge(&[RELAY], &[], checked(true, false)).status,
             Standing::NotReady
@@ -374,11 +406,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn every_page_that_is_named_for_the_night_is_there() {
+        use tower::ServiceExt as _;
+        let router = Health::new(CancellationToken::new()).router();
+        let text = include_str!("../../../docs/how-to/at-night.md");
+        let pages: std::collections::BTreeSet<&str> =
+            text.split('`').filter(|word| word.starts_with('/')).collect();
+        assert_eq!(pages.len(), 4, "{pages:?}");
+        for page in pages {
+            let request = axum::http::Request::get(page).body(axum::body::Body::empty());
+            let answer = router.clone().oneshot(request.expect("a path")).await;
+            let status = answer.expect("it cannot fail").status();
+            assert_ne!(status, StatusCode::NOT_FOUND, "{page}");
+        }
+    }
+
+    #[tokio::test]
     async fn who_asks_often_causes_one_try() {
         let tries = Arc::new(std::sync::atomic::AtomicU32::new(0));
         let health = Health::new(CancellationToken::new());
         let counted = tries.clone();
-        let counting = check("postgres_write", move || {
+        let counting = check("postgres_write", "no order is taken", move || {
             counted.fetch_add(1, Ordering::Relaxed);
             async { Ok(()) }
         });

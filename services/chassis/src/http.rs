@@ -52,6 +52,8 @@ pub struct Limits {
     pub body_deadline: Duration,
     /// From the end of the body to the answer's head; the answer's own body may take its time.
     pub request_deadline: Duration,
+    /// The same, of a request that has a deadline of its own.
+    pub deadline_of: fn(&Request<Body>) -> Option<Duration>,
     /// How long a client may take nothing of what is written to it. An answer that goes on for days is not cut by this, as
     /// long as it is read.
     pub write_deadline: Duration,
@@ -75,6 +77,7 @@ impl Default for Limits {
             body_deadline: Duration::from_secs(10),
             // Longer than any `Prefer: wait` (30 s), so that waiting is not cut.
             request_deadline: Duration::from_secs(40),
+            deadline_of: |_| None,
             // A phone in a tunnel comes out of it or resumes; a client that will never read holds nothing for longer.
             write_deadline: Duration::from_secs(30),
             body_max: 64 * 1024,
@@ -309,16 +312,28 @@ async fn answer_within(
     trace: TraceId,
 ) -> Result<Response<Body>, Infallible> {
     let path = request.uri().path().to_owned();
+    let method = method_of(&request);
     let mut response = match read(&limits, request).await {
         Ok(mut request) => {
             request.extensions_mut().insert(trace.clone());
+            let deadline = (limits.deadline_of)(&request).unwrap_or(limits.request_deadline);
             // A handler's panic is this request's misfortune: it is told so, and the connection lives.
             let answered = AssertUnwindSafe(router.oneshot(request)).catch_unwind();
-            match tokio::time::timeout(limits.request_deadline, answered).await {
+            match tokio::time::timeout(deadline, answered).await {
                 Ok(Ok(Ok(response))) => response,
                 Ok(Ok(Err(never))) => match never {},
                 Ok(Err(_)) => problem(&panicked(), &path, &trace),
-                Err(_) => problem(&slow_answer(), &path, &trace),
+                Err(_) => {
+                    // Without the path, as the span: whoever asked finds his line by the trace, which he is told as well.
+                    tracing::warn!(
+                        trace_id = trace.0,
+                        method,
+                        after_s = deadline.as_secs_f64(),
+                        "a request had no answer in time and was told 503: what it waited for does not answer, as a rule \
+                         the database"
+                    );
+                    problem(&slow_answer(), &path, &trace)
+                }
             }
         }
         Err(refusal) => {
@@ -493,6 +508,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::logged::Log;
 
     const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -506,6 +522,7 @@ mod tests {
             header_deadline: Duration::from_millis(300),
             body_deadline: Duration::from_millis(300),
             request_deadline: Duration::from_millis(300),
+            deadline_of: |request| (request.uri().path() == "/patient").then_some(DEADLINE),
             write_deadline: Duration::from_millis(300),
             ..Limits::default()
         };
@@ -524,6 +541,14 @@ mod tests {
         };
         let router = Router::new()
             .route("/slow", get(slow).post(async || "done"))
+            .route(
+                "/patient",
+                get(async || {
+                    // Longer than the deadline of all others.
+                    tokio::time::sleep(Duration::from_millis(600)).await;
+                    "done"
+                }),
+            )
             .route("/never", get(std::future::pending::<&'static str>))
             .route("/broken", get(broken));
         tokio::spawn(serve(listener, router, limits, shutdown.clone()));
@@ -564,6 +589,28 @@ mod tests {
         assert!(
             never.starts_with("HTTP/1.1 503") && never.contains("retry-after"),
             "{never}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_request_without_an_answer_leaves_a_line_with_its_trace_and_another_may_have_longer() {
+        let (log, _kept) = Log::here();
+        let (address, _guard) = front(10).await;
+        let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+        let ask = |path: &str| {
+            format!(
+                "GET {path} HTTP/1.1\r\nHost: a\r\ntraceparent: 00-{trace}-00f067aa0ba902b7-01\r\nConnection: close\r\n\r\n"
+            )
+        };
+        let patient = exchange(address, &ask("/patient")).await;
+        assert!(patient.starts_with("HTTP/1.1 200"), "{patient}");
+        assert_eq!(log.text(), "", "nothing was late");
+        let never = exchange(address, &ask("/never")).await;
+        assert!(never.starts_with("HTTP/1.1 503"), "{never}");
+        let text = log.text();
+        assert!(
+            text.contains("WARN") && text.contains(trace) && !text.contains("/never"),
+            "{text}"
         );
     }
 

@@ -5,6 +5,8 @@ pub mod config;
 pub mod health;
 pub mod http;
 pub mod input;
+#[cfg(test)]
+mod logged;
 pub mod metrics;
 pub mod micro;
 pub mod prefer;

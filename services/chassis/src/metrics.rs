@@ -447,6 +447,7 @@ mod tests {
     fn every_name_of_the_contract_is_rendered_as_it_is_written_there() {
         describe("1.2.3", "abc", false, ["demo-shop"].into_iter());
         order_created("demo-shop");
+        order_came_to("demo-shop", "safety_lost");
         payment_ended("demo-shop", "ideal", "authorized");
         time_to_safe("demo-shop", "ideal", Duration::from_secs(3));
         status_known("cm", "poll", Duration::from_secs(1));
@@ -462,6 +463,7 @@ mod tests {
         let text = render();
         for line in [
             "kassa_orders_created_total{shop=\"demo-shop\"} 1",
+            "kassa_orders_total{shop=\"demo-shop\",outcome=\"safety_lost\"} 1",
             "kassa_payments_total{shop=\"demo-shop\",method=\"ideal\",outcome=\"authorized\"} 1",
             "kassa_payment_time_to_safe_seconds_bucket{le=\"5.0\",shop=\"demo-shop\",method=\"ideal\"} 1",
             "kassa_status_known_delay_seconds_count{psp=\"cm\",how=\"poll\"} 1",
@@ -486,6 +488,22 @@ mod tests {
                 "{line} is missing in\n{text}"
             );
         }
+        // Whoever is awake at night finds what he is told to look at.
+        let page = include_str!("../../../docs/how-to/at-night.md");
+        let of_a_name = |c: char| c.is_ascii_lowercase() || c == '_';
+        let mut told = 0;
+        for name in page
+            .split(|c| !of_a_name(c))
+            .filter(|word| word.starts_with("kassa_"))
+        {
+            let counted = text.lines().any(|line| {
+                let rest = line.strip_prefix(name);
+                rest.is_some_and(|rest| ["{", " ", "_bucket{"].iter().any(|next| rest.starts_with(next)))
+            });
+            assert!(counted, "at-night.md names {name}, which is not counted");
+            told += 1;
+        }
+        assert!(told >= 8, "{told} names");
         drop(open);
         assert!(render().contains("kassa_sse_connections{kind=\"events\"} 0"));
     }

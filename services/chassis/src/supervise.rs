@@ -108,36 +108,12 @@ pub fn until_signal() -> std::io::Result<CancellationToken> {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io::Write,
-        sync::{Arc, Mutex},
-    };
-
     use super::*;
-
-    /// What was logged.
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().expect("one at a time").write(bytes)
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
+    use crate::logged::Log;
 
     #[tokio::test]
     async fn a_worker_that_is_well_again_says_so_once() {
-        let log = Log::default();
-        let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_ansi(false)
-            .with_writer(move || writer.clone())
-            .finish();
-        let _told = tracing::subscriber::set_default(subscriber);
+        let (log, _told) = Log::here();
         let tries = std::cell::Cell::new(0);
         let stop = CancellationToken::new();
         let working = keep_well("worker", &stop, Duration::from_millis(50), || {
@@ -151,17 +127,13 @@ mod tests {
         });
         let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
         let watching = async {
-            let told = || {
-                String::from_utf8_lossy(&log.0.lock().expect("one at a time")).contains("runs again worker")
-            };
-            while !told() && tokio::time::Instant::now() < deadline {
+            while !log.text().contains("runs again worker") && tokio::time::Instant::now() < deadline {
                 tokio::task::yield_now().await;
             }
             stop.cancel();
         };
         tokio::join!(working, watching);
-        let log = log.0.lock().expect("one at a time").clone();
-        let log = String::from_utf8(log).expect("UTF-8");
+        let log = log.text();
         assert_eq!(log.matches("stopped; it runs again shortly").count(), 2, "{log}");
         assert_eq!(log.matches("INFO").count(), 1, "{log}");
         assert!(log.contains(r#"runs again worker="worker" after=2"#), "{log}");

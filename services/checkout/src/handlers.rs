@@ -1,19 +1,21 @@
 //! How does an HTTP request become a command or a question? Its shop comes from the API key, its order from the path, and
 //! the rest is what NATS carries as well: the same body, the same headers, the same answer.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_nats::HeaderMap as Named;
 use axum::{
-    body::Bytes,
+    body::{Body, Bytes},
     extract::{Path, RawQuery, State},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use kassa_chassis::{
     micro::{Asked, Reply},
+    prefer::Preference,
     problem::Problem,
 };
+use kassa_engine::{WAIT_DEFAULT_S, WAIT_MAX_HTTP_S};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -35,6 +37,26 @@ const CARRIED: [&str; 4] = [
 ];
 
 type Answer = Result<Response, Refused>;
+
+/// Deciding and looking take milliseconds: a database that needs longer hangs, and whoever asks had better ask again.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// For commands and questions about orders: what they are asked to wait for, and what the work may take beyond that.
+/// Whoever reads past events reads as much as there is.
+pub(crate) fn deadline(request: &Request<Body>) -> Option<Duration> {
+    let path = request.uri().path();
+    if !path.starts_with("/v1/orders") {
+        return None;
+    }
+    let asked = request
+        .headers()
+        .get("prefer")
+        .and_then(|value| value.to_str().ok())
+        .and_then(|text| Preference::parse(text, WAIT_MAX_HTTP_S).ok()?.wait);
+    let starts_payment = request.method() == Method::POST && path.ends_with("/payments");
+    let unasked = if starts_payment { WAIT_DEFAULT_S } else { 0 };
+    Some(ANSWER_MAX + asked.unwrap_or(Duration::from_secs(unasked)))
+}
 
 pub(crate) async fn create_order(State(app): State<Arc<App>>, headers: HeaderMap, body: Bytes) -> Answer {
     let key = app.caller(&headers, Scope::OrdersWrite).await?;
@@ -345,6 +367,32 @@ mod tests {
         }
         let quoted = String::from_utf8_lossy(&with_order("a\"},{\"b", b"{}")).into_owned();
         assert_eq!(quoted, r#"{"order_id":"a\"},{\"b"}"#);
+    }
+
+    #[test]
+    fn an_answer_has_ten_seconds_beside_what_it_is_asked_to_wait_for() {
+        let seconds = |method: Method, path: &str, prefer: &str| {
+            let mut request = Request::new(Body::empty());
+            *request.method_mut() = method;
+            *request.uri_mut() = path.parse().expect("a path");
+            let value = HeaderValue::from_str(prefer).expect("a header");
+            request.headers_mut().insert("prefer", value);
+            deadline(&request).map(|deadline| deadline.as_secs())
+        };
+        let (get, post) = (Method::GET, Method::POST);
+        assert_eq!(seconds(post.clone(), "/v1/orders", ""), Some(10));
+        assert_eq!(seconds(post.clone(), "/v1/orders/ord_1/payments", ""), Some(20));
+        assert_eq!(
+            seconds(post.clone(), "/v1/orders/ord_1/payments", "wait=2"),
+            Some(12)
+        );
+        assert_eq!(seconds(post, "/v1/orders/ord_1/cancel", ""), Some(10));
+        assert_eq!(
+            seconds(get.clone(), "/v1/orders/ord_1", "wait=90; for=safe"),
+            Some(40)
+        );
+        assert_eq!(seconds(get.clone(), "/v1/orders/ord_1", "wait=soon"), Some(10));
+        assert_eq!(seconds(get, "/v1/events", ""), None);
     }
 
     #[test]

@@ -81,6 +81,7 @@ impl Checkout {
             Limits {
                 // Every client of ours knows how long its JSON is.
                 chunks: false,
+                deadline_of: handlers::deadline,
                 ..Limits::default()
             },
             shutdown.clone(),

@@ -26,7 +26,7 @@ pub use internal::{
 };
 pub use methods::catalogue;
 pub use poll::Ladders;
-pub use service::{Commands, ShopRules, WAIT_MAX_HTTP_S};
+pub use service::{Commands, ShopRules, WAIT_DEFAULT_S, WAIT_MAX_HTTP_S};
 pub use session::{Session, Told};
 
 /// The worker: serves commands from NATS, takes those of the inbox, and fires the ladder of reads, until shutdown.

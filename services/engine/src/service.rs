@@ -42,7 +42,8 @@ pub(crate) const SERVICE: MicroService = MicroService {
 };
 /// The newest shape of commands that we know; `Kassa-Command-Version` may ask for an older one.
 const COMMAND_VERSION: u32 = 1;
-const WAIT_DEFAULT_S: u64 = 10;
+/// How long the start of a payment waits for its link when it is not told for how long.
+pub const WAIT_DEFAULT_S: u64 = 10;
 /// Below the time-out of ordinary clients' longest patience, and of proxies.
 const WAIT_MAX_S: u64 = 25;
 /// HTTP clients and proxies are more patient.

@@ -8,7 +8,9 @@ use tokio::sync::watch;
 use tokio_postgres::{Client, Statement, types::ToSql};
 use uuid::Uuid;
 
-use crate::{append::Appended, batcher::Waiting, columns::Columns, hopes::Hopes, store::open};
+use crate::{
+    StoreError, append::Appended, batcher::Waiting, columns::Columns, hopes::Hopes, pool::words, store::open,
+};
 
 /// What the server's own limits add up to (two seconds for the head, five for the statement) and a little: a server
 /// that keeps silent for longer is frozen or out of reach, and its connection would not tell for hours. The flights ahead on
@@ -87,7 +89,11 @@ impl Connection {
 }
 
 async fn prepare(url: &str, role: Option<&str>) -> Result<Connection, String> {
-    let client = open(url, role).await.map_err(|error| error.to_string())?;
+    let client = open(url, role).await.map_err(|error| match error {
+        // Whoever tells it says of whom it is told.
+        StoreError::Unreachable(why) => why,
+        other => other.to_string(),
+    })?;
     let bare = ALL_OR_NONE.replace(BESIDE_HERE, "");
     let full = ALL_OR_NONE.replace(BESIDE_HERE, BESIDE.trim_end());
     let prepared = async {
@@ -100,7 +106,7 @@ async fn prepare(url: &str, role: Option<&str>) -> Result<Connection, String> {
         )
     };
     let (lock_head, append, all_or_none, all_or_none_and_beside) =
-        prepared.await.map_err(|error| describe(&error))?;
+        prepared.await.map_err(|error| words(&error))?;
     Ok(Connection {
         client,
         lock_head,
@@ -200,7 +206,7 @@ async fn transact(
     };
     if let Err(error) = &begun {
         // Without a transaction the append has committed by itself, or not: as little is known as of a lost connection.
-        return Err(Crash::Lost(describe(error)));
+        return Err(Crash::Lost(words(error)));
     }
     if locked.as_ref().is_ok_and(Vec::is_empty) {
         // Neither statement stores anything without a head.
@@ -220,7 +226,7 @@ async fn transact(
 
 fn crash(error: &tokio_postgres::Error, by_statement: bool) -> Crash {
     use tokio_postgres::error::SqlState;
-    let why = describe(error);
+    let why = words(error);
     match error.code() {
         // The server is going down, or has ended this session: whether it had committed is not known.
         Some(code) if code.code().starts_with("57P") || code.code().starts_with("08") => Crash::Lost(why),
@@ -246,13 +252,5 @@ fn crash(error: &tokio_postgres::Error, by_statement: bool) -> Crash {
         }
         // Not the server's word: the connection itself broke.
         None => Crash::Lost(why),
-    }
-}
-
-/// The server's message, without the values that it may quote in its detail.
-fn describe(error: &tokio_postgres::Error) -> String {
-    match error.as_db_error() {
-        Some(db) => format!("{} ({})", db.message(), db.code().code()),
-        None => error.to_string(),
     }
 }

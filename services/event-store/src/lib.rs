@@ -9,6 +9,7 @@ mod flight;
 mod hints;
 mod hopes;
 mod marks;
+mod pool;
 mod read;
 mod reads;
 mod store;
@@ -18,7 +19,8 @@ pub use append::{Append, AppendError, Appended, NewEvent, NewTimer, ReadRequest,
 pub use clock::Clock;
 pub use filter::{Found, LogFilter};
 pub use hints::Heard;
+pub use pool::{PLANNED_ANEW, Pool};
 pub use read::{LoggedCommand, StoredEvent};
 pub use reads::{ClaimedRead, may_be_more, request_read_for, request_read_in};
-pub use store::{PLANNED_ANEW, Store, StoreConfig, StoreError};
+pub use store::{Store, StoreConfig, StoreError};
 pub use timers::DueTimer;

@@ -6,7 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_postgres::{Client, Config, NoTls};
 
@@ -15,18 +14,11 @@ use crate::{
     batcher::{self, QUEUE_MAX, Waiting},
     clock::Clock,
     hints::{self, Bells, Heard},
+    pool::{Pool, words},
 };
 
 /// The role that services step down to: it can add to the log and not change it.
 const ROLE: &str = "kassa_app";
-
-/// For the connections of the pool. A transaction that is left open holds rows that appends may wait for, so the server
-/// ends it; five seconds are more than any of ours pauses on a busy machine. Almost all is looked up by key, and a plan for each
-/// time costs more than what it finds: who asks otherwise says so ([`PLANNED_ANEW`]).
-const LIMITS: &str = "SET statement_timeout = '10s'; SET lock_timeout = '2s'; \
-     SET idle_in_transaction_session_timeout = '5s'; SET plan_cache_mode = force_generic_plan";
-/// Begins a transaction for a statement whose best plan depends on what is asked.
-pub const PLANNED_ANEW: &str = "BEGIN READ ONLY; SET LOCAL plan_cache_mode = force_custom_plan";
 
 #[derive(Clone)]
 pub struct StoreConfig {
@@ -56,10 +48,14 @@ pub enum StoreError {
         "synchronous_commit is {found}: a power cut would lose acknowledged payments; set it to on for this database"
     )]
     NotDurable { found: String },
-    #[error("the schema has step {found:?} and {needed} is needed: run kassa migrate")]
+    #[error("the schema {}, and step {needed} is needed: run kassa migrate", at(*found))]
     SchemaTooOld { found: Option<i64>, needed: i64 },
     #[error("bucket {0} has no part: the table buckets is incomplete")]
     NoPart(u8),
+}
+
+fn at(step: Option<i64>) -> String {
+    step.map_or("was never made".to_owned(), |step| format!("is at step {step}"))
 }
 
 /// Cheap to clone; the tasks end with the last clone.
@@ -133,7 +129,8 @@ impl Store {
 
         let address = Address(config.url.as_str().into());
         let bells = Bells::new();
-        let pool = pool(&config, role.clone())?;
+        let settings = self::address(&config.url, "kassa").map_err(StoreError::Address)?;
+        let pool = Pool::new(settings, config.pool_size, role.clone())?;
         let mut queues = BTreeMap::new();
         for row in client
             .query("SELECT part FROM log_head", &[])
@@ -260,17 +257,14 @@ impl Store {
     }
 
     pub(crate) async fn client(&self) -> Result<deadpool_postgres::Object, StoreError> {
-        self.pool.get().await.map_err(|error| match error {
-            PoolError::Backend(error) => StoreError::Unreachable(full(&error)),
-            other => StoreError::Unreachable(other.to_string()),
-        })
+        self.pool.get().await
     }
 }
 
 pub(crate) fn refused(error: tokio_postgres::Error) -> StoreError {
     match error.as_db_error() {
-        Some(db) => StoreError::Refused(format!("{} ({})", db.message(), db.code().code())),
-        None => StoreError::Unreachable(error.to_string()),
+        Some(_) => StoreError::Refused(words(&error)),
+        None => StoreError::Unreachable(words(&error)),
     }
 }
 
@@ -284,7 +278,7 @@ pub(crate) async fn open(url: &str, role: Option<&str>) -> Result<Client, StoreE
         .map_err(StoreError::Address)?
         .connect(NoTls)
         .await
-        .map_err(|error| StoreError::Unreachable(full(&error)))?;
+        .map_err(|error| StoreError::Unreachable(words(&error)))?;
     tokio::spawn(async move {
         // Its end is seen by whoever uses the client.
         let _ = connection.await;
@@ -311,36 +305,20 @@ pub(crate) fn address(url: &str, name: &str) -> Result<Config, tokio_postgres::E
     Ok(config)
 }
 
-fn full(error: &tokio_postgres::Error) -> String {
-    match std::error::Error::source(error) {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn pool(config: &StoreConfig, role: Option<String>) -> Result<Pool, StoreError> {
-    let address = address(&config.url, "kassa").map_err(StoreError::Address)?;
-    let manager = Manager::from_config(
-        address,
-        NoTls,
-        ManagerConfig {
-            recycling_method: RecyclingMethod::Fast,
-        },
-    );
-    let session = match role {
-        Some(role) => format!("SET ROLE {role}; {LIMITS}"),
-        None => LIMITS.to_owned(),
-    };
-    Pool::builder(manager)
-        .max_size(config.pool_size)
-        .runtime(Runtime::Tokio1)
-        // Who cannot get a connection in this time is told so, instead of queueing for ever.
-        .wait_timeout(Some(Duration::from_secs(3)))
-        .create_timeout(Some(Duration::from_secs(3)))
-        .post_create(Hook::async_fn(move |client, _| {
-            let session = session.clone();
-            Box::pin(async move { client.batch_execute(&session).await.map_err(HookError::Backend) })
-        }))
-        .build()
-        .map_err(|error| StoreError::Unreachable(error.to_string()))
+    #[test]
+    fn a_schema_that_was_never_made_is_told_without_code() {
+        let told = |found| StoreError::SchemaTooOld { found, needed: 12 }.to_string();
+        assert_eq!(
+            told(None),
+            "the schema was never made, and step 12 is needed: run kassa migrate"
+        );
+        assert_eq!(
+            told(Some(3)),
+            "the schema is at step 3, and step 12 is needed: run kassa migrate"
+        );
+    }
 }

@@ -4,7 +4,7 @@ use std::{io, time::Duration};
 
 use async_nats::jetstream::{self, context::PublishErrorKind};
 use kassa_chassis::{
-    bus,
+    bus::{self, Deaf},
     config::{Config, Mode},
     health::{Check, Health, RoleNeeds, check},
     http::{self, Limits},
@@ -22,6 +22,14 @@ const WRITE: &str = "postgres_write";
 const PUBLISH: &str = "nats_publish";
 const HEAR_COMMANDS: &str = "nats_hear_commands";
 const HEAR_QUERIES: &str = "nats_hear_queries";
+
+/// By check: what becomes of orders while it fails.
+const NO_WRITE: &str = "no order and no payment is taken, and no report of CM is read; notifications are answered with 503, \
+    and CM sends them again";
+pub(crate) const NO_BUS: &str =
+    "no payment link is made, no shipment is told; orders and notifications are stored";
+const NO_COMMANDS: &str = "commands on NATS are not heard here; those by HTTP are";
+const NO_QUERIES: &str = "questions on NATS are not heard here; those by HTTP are";
 
 /// Stream information over all subjects is work for the server; dead letters are looked at by people.
 const DEAD_LETTERS_EVERY: Duration = Duration::from_secs(10);
@@ -105,9 +113,12 @@ impl Admin {
         if wanted(WRITE) {
             checks.push(durable_write(store.clone()));
         }
-        for (name, connection) in [(HEAR_COMMANDS, "engine"), (HEAR_QUERIES, "read-models")] {
+        for (name, without, connection) in [
+            (HEAR_COMMANDS, NO_COMMANDS, "engine"),
+            (HEAR_QUERIES, NO_QUERIES, "read-models"),
+        ] {
             if wanted(name) {
-                checks.push(heard(name, connection));
+                checks.push(heard(name, without, connection));
             }
         }
         let mut bus = None;
@@ -158,14 +169,14 @@ impl Admin {
 
 /// What readiness means, role by role. Without the database nobody does anything, but for the simulator.
 ///
-/// Without the bus: the checkout takes orders and payments and answers questions; notifications are stored; the gateway
-/// finds its payments by the ladder. The engine and the read models alone are only reached over the bus, and the relay is
-/// about nothing else.
+/// Without the bus: the checkout takes orders and payments and answers questions; notifications are stored, and reports are
+/// read. But the gateway hears of new payments over the bus alone: it calls CM for none of them, and no shopper gets a link.
+/// The engine and the read models alone are only reached over the bus, and the relay is about nothing else.
 fn needs(role: &'static str) -> RoleNeeds {
     let (door, needs, uses): (bool, &[&str], &[&str]) = match role {
         "checkout" => (true, &[WRITE], &[PUBLISH]),
         "cm-notifications" => (true, &[WRITE], &[]),
-        "cm-gateway" => (false, &[WRITE], &[PUBLISH]),
+        "cm-gateway" => (false, &[WRITE, PUBLISH], &[]),
         "engine" => (false, &[WRITE, PUBLISH, HEAR_COMMANDS], &[]),
         "read-models" => (false, &[WRITE, PUBLISH, HEAR_QUERIES], &[]),
         "relay" => (false, &[WRITE, PUBLISH], &[]),
@@ -186,7 +197,7 @@ fn slot() -> i16 {
 
 /// A row, committed as every append is.
 fn durable_write(store: Store) -> Check {
-    check(WRITE, move || {
+    check(WRITE, NO_WRITE, move || {
         let store = store.clone();
         async move {
             let client = store.pool().get().await.map_err(|error| sentence(&error))?;
@@ -203,21 +214,22 @@ fn durable_write(store: Store) -> Check {
     })
 }
 
-/// Nothing that the role's connection asked to hear was refused; `connection` is the name that the role gives it.
-fn heard(name: &'static str, connection: &'static str) -> Check {
-    check(name, move || async move {
-        match bus::unheard(connection) {
-            None => Ok(()),
-            Some(refused) => Err(format!(
-                "{refused}; compare the login's permissions with those of kassa nats accounts"
-            )),
-        }
+/// The role's connection is there, and nothing that it asked to hear was refused; `connection` is the name that the role
+/// gives it.
+fn heard(name: &'static str, without: &'static str, connection: &'static str) -> Check {
+    check(name, without, move || async move {
+        bus::hears(connection).map_err(|deaf| match deaf {
+            Deaf::NotConnected => "the server is away, or hangs".to_owned(),
+            Deaf::Refused(subject) => {
+                format!("{subject}; compare the login's permissions with those of kassa nats accounts")
+            }
+        })
     })
 }
 
 /// A message that JetStream says it has stored.
 fn acknowledged_publish(jetstream: jetstream::Context, replicas: usize) -> Check {
-    check(PUBLISH, move || {
+    check(PUBLISH, NO_BUS, move || {
         let jetstream = jetstream.clone();
         async move {
             match publish(&jetstream).await {

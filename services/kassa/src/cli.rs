@@ -179,3 +179,31 @@ pub(crate) fn examined(
         .hint("kassa config show says where each value comes from")
         .into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_to_be_called_at_night_is_there() {
+        let page = include_str!("../../../docs/how-to/at-night.md");
+        let calls: Vec<&str> = page
+            .split('`')
+            .filter(|code| code.starts_with("kassa "))
+            .collect();
+        assert!(calls.len() > 8, "{calls:?}");
+        for call in calls {
+            let mut at = Cli::command();
+            for word in call.split(' ').skip(1) {
+                let Some(next) = at.find_subcommand(word).cloned() else {
+                    break;
+                };
+                at = next;
+            }
+            assert!(
+                at.get_name() != "kassa" && !at.has_subcommands(),
+                "`{call}` is no call of the command line"
+            );
+        }
+    }
+}

@@ -26,7 +26,7 @@ use crate::{
     bus_view::{self, Timeline},
     cli::Format,
     exit::Ended,
-    host::{Host, SHOP},
+    host::{Host, SHOP, Servers},
     keys,
     roles::{self, Bound, Role, Running},
     sim,
@@ -37,7 +37,8 @@ const INTERRUPTED: u8 = 130;
 /// The whole play takes a second or two; without a notification it takes the ladder's first rungs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Runs everything in one process, with servers and a simulator of its own, and plays a payment.
+/// Runs everything in one process, with servers and a simulator of its own, and plays a payment. Servers that the
+/// configuration or the environment names are left alone.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   kassa demo                                plays ideal/success, then stays until Ctrl-C
@@ -55,8 +56,8 @@ pub(crate) struct DemoArgs {
 }
 
 pub(crate) async fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
-    // The servers are its own: that they go when it goes is no news.
-    telemetry::init(LogFormat::Auto, "warn,async_nats=error,kassa_chassis::bus=error");
+    // What the libraries say of a connection, our own code says with its name.
+    telemetry::init(LogFormat::Auto, "warn,async_nats=error,deadpool=off");
     let known = |name: &str| SCENARIOS.iter().any(|scenario| scenario.name == name);
     if !known(&args.scenario) && !args.scenario.starts_with("any/start_slow_") {
         let names: Vec<_> = SCENARIOS.iter().map(|scenario| scenario.name).collect();
@@ -74,9 +75,9 @@ pub(crate) async fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
 async fn staged(args: &DemoArgs, signal: &CancellationToken) -> anyhow::Result<bool> {
     let say = |line: &str| eprintln!("{line}");
     say("SIM  finding and starting servers (the first time they are downloaded) …");
-    let host = tokio::task::spawn_blocking(Host::start).await??;
-    host.origins().iter().for_each(|line| say(line));
-    host.prepare().await?;
+    let (mut servers, host) = tokio::task::spawn_blocking(Servers::start).await??;
+    servers.origins().iter().for_each(|line| say(line));
+    servers.prepare().await?;
 
     let stop = CancellationToken::new();
     let _stops = stop.clone().drop_guard();
@@ -130,28 +131,39 @@ async fn staged(args: &DemoArgs, signal: &CancellationToken) -> anyhow::Result<b
         store: store.clone(),
         database_url: host.database_url.clone(),
     };
-    let played = tokio::select! {
-        played = tokio::time::timeout(PATIENCE, stage.play(releases)) => match played {
-            Ok(played) => played.map(Some),
-            Err(_) => Err(Ended::new(
-                Ended::TIMED_OUT,
-                format!("{} did not come to its end in {} s", args.scenario, PATIENCE.as_secs()),
-            )
-            .into()),
-        },
-        ended = &mut shipping => Err(match ended {
-            Ok(Err(error)) => anyhow::Error::from(error).context("the shipment service"),
-            Ok(Ok(())) | Err(_) => anyhow::anyhow!("the shipment service ended"),
-        }),
-        () = signal.cancelled() => Ok(None),
-    };
-    if let Ok(Some(result)) = &played {
-        println!("{result}");
-        if !args.once {
-            let api_key = keys::of_the_demo(&host.database_url, SHOP, store.clock().now()).await?;
-            invite(&host, &sim_url, (&api_url, api_key.expose_secret()), args.format);
-            signal.cancelled().await;
+    let staying = async {
+        let played = tokio::select! {
+            played = tokio::time::timeout(PATIENCE, stage.play(releases)) => match played {
+                Ok(played) => played.map(Some),
+                Err(_) => Err(Ended::new(
+                    Ended::TIMED_OUT,
+                    format!("{} did not come to its end in {} s", args.scenario, PATIENCE.as_secs()),
+                )
+                .into()),
+            },
+            ended = &mut shipping => Err(match ended {
+                Ok(Err(error)) => anyhow::Error::from(error).context("the shipment service"),
+                Ok(Ok(())) | Err(_) => anyhow::anyhow!("the shipment service ended"),
+            }),
+            () = signal.cancelled() => Ok(None),
+        };
+        if let Ok(Some(result)) = &played {
+            println!("{result}");
+            if !args.once {
+                let api_key = keys::of_the_demo(&host.database_url, SHOP, store.clock().now()).await?;
+                invite(&host, &sim_url, (&api_url, api_key.expose_secret()), args.format);
+                signal.cancelled().await;
+            }
         }
+        played
+    };
+    let played = tokio::select! {
+        played = staying => played,
+        ended = servers.until_one_ends() => Err(ended.into()),
+    };
+    // Whatever else went wrong then went wrong because of it, and nothing that is left can end in order.
+    if let Some(ended) = servers.one_that_ended() {
+        return Err(ended.into());
     }
     // Roles first, servers last: nobody has to complain that they are gone.
     stop.cancel();
@@ -385,9 +397,10 @@ fn invite(host: &Host, sim_url: &str, (api_url, api_key): (&str, &str), format: 
         (Some(user), Some(password)) => json!({ "user": user, "password": password.expose_secret() }),
         _ => Value::Null,
     };
-    let (checkout, shipment) = (login(&host.logins.checkout), login(&host.logins.shipment));
+    let logins = &host.logins;
+    let [checkout, shipment, relay] = [&logins.checkout, &logins.shipment, &logins.relay].map(login);
     if format == Format::Json {
-        let users = json!({ "checkout": checkout, "shipment": shipment });
+        let users = json!({ "checkout": checkout, "shipment": shipment, "relay": relay });
         println!(
             "{}",
             json!({ "nats_url": host.nats_url, "shop": SHOP, "users": users, "cm_url": sim_url,
@@ -395,9 +408,13 @@ fn invite(host: &Host, sim_url: &str, (api_url, api_key): (&str, &str), format: 
         );
         return;
     }
-    let words = |login: &Value| match (login["user"].as_str(), login["password"].as_str()) {
-        (Some(user), Some(password)) => format!("user {user}  password {password}"),
-        _ => "(as NATS_URL says)".to_owned(),
+    let text = |login: &Value, field: &str| login[field].as_str().unwrap_or_default().to_owned();
+    let words = |login: &Value| {
+        format!(
+            "user {}  password {}",
+            text(login, "user"),
+            text(login, "password")
+        )
     };
     eprintln!("\nSIM  everything stays up until Ctrl-C; nothing here is real money");
     eprintln!("NATS        {}", host.nats_url);
@@ -409,9 +426,45 @@ fn invite(host: &Host, sim_url: &str, (api_url, api_key): (&str, &str), format: 
     eprintln!("CM          {sim_url}   (what it was asked: {sim_url}/sim/ledger)");
     eprintln!("PostgreSQL  {}", host.database_url);
     eprintln!("try         curl -s {api_url}/v1/orders -H 'Authorization: Bearer {api_key}'");
-    eprintln!("            kassa sim pay ORDER_REFERENCE ideal/success --url {sim_url}");
+    let kassa = program();
+    eprintln!("            {kassa} sim pay ORDER_REFERENCE ideal/success --url {sim_url}");
+    let database = format!("DATABASE_URL='{}'", host.database_url);
+    eprintln!("            {database} {kassa} replay --from 0-0");
     eprintln!(
-        "            DATABASE_URL='{}' kassa replay --from 0-0",
-        host.database_url
+        "            {database} NATS_URL={} KASSA_NATS__RELAY__USER={} KASSA_NATS__RELAY__PASSWORD={} {kassa} export \
+         --to \"$(mktemp -d)\" --simulator {sim_url}",
+        host.nats_url,
+        text(&relay, "user"),
+        text(&relay, "password"),
     );
+}
+
+/// How a shell calls this program: by the name under which it was found, or by its whole path, which is the same in any
+/// folder.
+fn program() -> String {
+    let by_path = std::env::args_os()
+        .next()
+        .is_none_or(|called| called.as_encoded_bytes().contains(&b'/'));
+    let path = std::env::current_exe().ok().filter(|_| by_path);
+    path.map_or("kassa".to_owned(), |path| quoted(&path.to_string_lossy()))
+}
+
+/// As one word for a shell.
+fn quoted(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-+".contains(&b);
+    if !text.is_empty() && text.bytes().all(plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_one_word_for_a_shell() {
+        assert_eq!(quoted("/opt/kassa-1.0/kassa"), "/opt/kassa-1.0/kassa");
+        assert_eq!(quoted("/my tools/o'clock"), r"'/my tools/o'\''clock'");
+    }
 }

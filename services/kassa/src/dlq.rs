@@ -41,6 +41,7 @@ const SHOWN_MAX: usize = 64 * 1024;
   kassa dlq show 17
   kassa dlq replay 17 18")]
 pub(crate) enum DlqVerb {
+    #[command(visible_alias = "list")]
     Ls(LsArgs),
     Show(ShowArgs),
     Replay(ReplayArgs),

@@ -157,7 +157,8 @@ pub(crate) async fn run(args: &DoctorArgs, file: Option<&Path>) -> anyhow::Resul
     if wrong == 0 {
         return Ok(ExitCode::SUCCESS);
     }
-    Err(Ended::new(Ended::REFUSED, format!("{wrong} things are wrong")).into())
+    let things = if wrong == 1 { "thing is" } else { "things are" };
+    Err(Ended::new(Ended::REFUSED, format!("{wrong} {things} wrong")).into())
 }
 
 fn print(findings: &Findings, format: Format) -> anyhow::Result<()> {

@@ -1,7 +1,12 @@
-//! Where does the demo live? On servers of its own, in a folder of its own, with nothing left behind; or on those that
-//! `DATABASE_URL` and `NATS_URL` name.
+//! Where does the demo live? On servers of its own, in a folder of its own, with nothing left behind. What the environment
+//! names belongs to another installation, and is not looked at.
 
-use kassa_chassis::config::{Config, Login};
+use std::{os::unix::process::ExitStatusExt as _, process::ExitStatus, time::Duration};
+
+use kassa_chassis::{
+    bus,
+    config::{Config, Login},
+};
 use kassa_infra::{
     nats::{kassa_accounts, render},
     run::{RunFolder, cache_dir},
@@ -10,22 +15,31 @@ use kassa_infra::{
 use secrecy::SecretString;
 use uuid::Uuid;
 
+use crate::exit::Ended;
+
 pub(crate) const SHOP: &str = "demo-shop";
 const DATABASE: &str = "kassa_demo";
+/// Between two looks at the servers: whoever is there reads of it before the first lines of those who miss them.
+const LOOK: Duration = Duration::from_millis(100);
 
-/// Servers, as long as it lives.
+/// The servers, which run as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Servers {
+    // Dropped in this order: servers first, their folder last.
+    postgres: Postgres,
+    nats: Nats,
+    _folder: RunFolder,
+}
+
+/// Where they are, and who may come in.
 #[derive(Debug)]
 pub(crate) struct Host {
-    // Dropped in this order: servers first, their folder last.
-    postgres: Option<Postgres>,
-    nats: Option<Nats>,
-    _folder: RunFolder,
     pub(crate) database_url: String,
     pub(crate) nats_url: String,
     pub(crate) logins: Logins,
 }
 
-/// The users that the demo plays, and the one for its dead letters.
+/// The users that the demo plays, and those that it lends.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Logins {
     pub(crate) checkout: Login,
@@ -35,81 +49,106 @@ pub(crate) struct Logins {
     pub(crate) operator: Login,
 }
 
-impl Host {
+impl Servers {
     /// Finds or fetches the servers and starts them. Blocking.
-    pub(crate) fn start() -> anyhow::Result<Self> {
+    pub(crate) fn start() -> anyhow::Result<(Self, Host)> {
         let cache_dir = cache_dir();
         let folder = RunFolder::new(&cache_dir)?;
-        let given = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-
-        let (postgres, database_url) = match given("DATABASE_URL") {
-            Some(url) => (None, url),
-            None => {
-                let options = PostgresOptions {
-                    dir: folder.path().join("pg"),
-                    bin_dir: None,
-                    cache_dir: cache_dir.clone(),
-                };
-                let server = Postgres::start(&options)?;
-                let url = server.url(DATABASE);
-                (Some(server), url)
-            }
+        let postgres = Postgres::start(&PostgresOptions {
+            dir: folder.path().join("pg"),
+            bin_dir: None,
+            cache_dir: cache_dir.clone(),
+        })?;
+        let (config, logins) = account();
+        let nats = Nats::start(&NatsOptions {
+            dir: folder.path().join("nats"),
+            server: None,
+            cache_dir,
+            config,
+            port: None,
+        })?;
+        let host = Host {
+            database_url: postgres.url(DATABASE),
+            nats_url: nats.url(),
+            logins,
         };
-        let (nats, nats_url, logins) = match given("NATS_URL") {
-            Some(url) => (None, url, Logins::default()),
-            None => {
-                let (config, logins) = account();
-                let options = NatsOptions {
-                    dir: folder.path().join("nats"),
-                    server: None,
-                    cache_dir,
-                    config,
-                    port: None,
-                };
-                let server = Nats::start(&options)?;
-                let url = server.url();
-                (Some(server), url, logins)
-            }
-        };
-        Ok(Self {
+        let servers = Self {
             postgres,
             nats,
             _folder: folder,
-            database_url,
-            nats_url,
-            logins,
-        })
+        };
+        Ok((servers, host))
     }
 
-    /// Makes the demo's database where the server is its own, and brings the schema up to date.
+    /// Makes the demo's database, and its schema.
     pub(crate) async fn prepare(&self) -> anyhow::Result<()> {
-        if let Some(server) = &self.postgres {
-            let (client, connection) =
-                tokio_postgres::connect(&server.url("postgres"), tokio_postgres::NoTls).await?;
-            let driving = tokio::spawn(connection);
-            client
-                .batch_execute(&format!("CREATE DATABASE {DATABASE}"))
-                .await?;
-            drop(client);
-            let _ = driving.await;
-        }
-        crate::roles::migrate_url(&self.database_url).await?;
+        let (client, connection) =
+            tokio_postgres::connect(&self.postgres.url("postgres"), tokio_postgres::NoTls).await?;
+        let driving = tokio::spawn(connection);
+        client
+            .batch_execute(&format!("CREATE DATABASE {DATABASE}"))
+            .await?;
+        drop(client);
+        let _ = driving.await;
+        crate::roles::migrate_url(&self.postgres.url(DATABASE)).await?;
         Ok(())
     }
 
-    /// One line a server: which it is, and why that one.
-    pub(crate) fn origins(&self) -> Vec<String> {
-        let postgres = self
-            .postgres
-            .as_ref()
-            .map_or("as DATABASE_URL says".to_owned(), Postgres::origin);
-        let nats = self
-            .nats
-            .as_ref()
-            .map_or("as NATS_URL says".to_owned(), Nats::origin);
-        vec![format!("PostgreSQL   {postgres}"), format!("nats-server  {nats}")]
+    /// One line a server: which it is, why that one, and as which process.
+    pub(crate) fn origins(&self) -> [String; 2] {
+        let (postgres, nats) = (&self.postgres, &self.nats);
+        [
+            format!("PostgreSQL   {}, pid {}", postgres.origin(), postgres.pid()),
+            format!("nats-server  {}, pid {}", nats.origin(), nats.pid()),
+        ]
     }
 
+    /// Waits until a server has ended that nobody asked to, and says how.
+    pub(crate) async fn until_one_ends(&mut self) -> Ended {
+        loop {
+            if let Some(ended) = self.one_that_ended() {
+                return ended;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    pub(crate) fn one_that_ended(&mut self) -> Option<Ended> {
+        let (postgres, nats) = (self.postgres.pid(), self.nats.pid());
+        let states = [
+            ("PostgreSQL", postgres, self.postgres.ended()),
+            ("nats-server", nats, self.nats.ended()),
+        ];
+        states.into_iter().find_map(|(name, pid, state)| {
+            let how = match state {
+                Ok(None) => return None,
+                Ok(Some(status)) => how(status),
+                Err(error) => error.to_string(),
+            };
+            Some(Ended::new(
+                Ended::UNREACHABLE,
+                format!("{name} (pid {pid}) ended: {how}"),
+            ))
+        })
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        // That they go now is no news to whoever is still connected.
+        bus::expect_the_end();
+    }
+}
+
+fn how(status: ExitStatus) -> String {
+    match (status.signal(), status.code()) {
+        (Some(signal), _) => format!("signal {signal}"),
+        (None, Some(code)) => format!("exit code {code}"),
+        (None, None) => status.to_string(),
+    }
+}
+
+impl Host {
     pub(crate) fn configure(&self, config: &mut Config) {
         config.database.url = SecretString::from(self.database_url.as_str());
         config.nats.url = self.nats_url.clone();

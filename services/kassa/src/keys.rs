@@ -33,10 +33,13 @@ pub(crate) enum KeysVerb {
   kassa keys create --shop demo-shop --name trial --expires-in 30d")]
     Create(CreateArgs),
     /// Lists keys, without what is secret in them; revoked ones too.
-    #[command(after_help = "Examples:
+    #[command(
+        visible_alias = "list",
+        after_help = "Examples:
   kassa keys ls
   kassa keys ls --shop demo-shop
-  kassa keys ls --format json")]
+  kassa keys ls --format json"
+    )]
     Ls {
         #[arg(long)]
         shop: Option<String>,

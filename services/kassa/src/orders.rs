@@ -36,6 +36,7 @@ const BODY_MAX: u64 = 1024 * 1024;
   kassa orders show A-1 --shop demo-shop
   kassa orders wait A-1 --for safe --timeout 60s --shop demo-shop")]
 pub(crate) enum OrdersVerb {
+    #[command(visible_alias = "list")]
     Ls(LsArgs),
     Show(ShowArgs),
     Create(Box<CreateArgs>),

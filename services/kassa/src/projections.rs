@@ -23,7 +23,7 @@ const CHUNKS: usize = 4;
   kassa projections dump shipping > shipping.ndjson")]
 pub(crate) enum ProjectionsVerb {
     /// Lists the projections: position, lag, and a rebuild that is under way.
-    #[command(after_help = "Examples:
+    #[command(visible_aliases = ["list", "status"], after_help = "Examples:
   kassa projections ls
   kassa projections ls --format json
   watch kassa projections ls")]

@@ -109,11 +109,11 @@ fn check(args: &CheckArgs, file: Option<&Path>) -> anyhow::Result<ExitCode> {
         eprintln!("the configuration is usable");
         return Ok(ExitCode::SUCCESS);
     }
-    Err(Ended::new(
-        Ended::CONFIGURATION,
-        format!("the configuration has {errors} errors"),
-    )
-    .into())
+    let text = match errors {
+        1 => "the configuration has 1 error".to_owned(),
+        _ => format!("the configuration has {errors} errors"),
+    };
+    Err(Ended::new(Ended::CONFIGURATION, text).into())
 }
 
 fn show(args: &ShowArgs, file: Option<&Path>) -> anyhow::Result<ExitCode> {

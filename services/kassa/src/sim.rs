@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{
     cli::{self, Format},
+    doctor::sentence,
     exit::Ended,
     output,
 };
@@ -265,8 +266,8 @@ pub(crate) async fn press(
         .json(&body)
         .send()
         .await
-        .map_err(unreachable)?;
-    answer(response).await
+        .map_err(|error| nobody(base, &sentence(&error)))?;
+    answer(base, response).await
 }
 
 async fn scenarios(at: &At, file: Option<&Path>) -> anyhow::Result<ExitCode> {
@@ -451,7 +452,11 @@ async fn ask(at: &At, file: Option<&Path>, call: Ask<'_>) -> anyhow::Result<Valu
         Ask::Post(path, body) => http.post(format!("{base}{path}")).json(body),
         Ask::Delete(path) => http.delete(format!("{base}{path}")),
     };
-    answer(request.send().await.map_err(unreachable)?).await
+    let response = request
+        .send()
+        .await
+        .map_err(|error| nobody(&base, &sentence(&error)))?;
+    answer(&base, response).await
 }
 
 pub(crate) fn client() -> anyhow::Result<reqwest::Client> {
@@ -470,23 +475,32 @@ fn address(at: &At, file: Option<&Path>) -> anyhow::Result<String> {
     })
 }
 
-fn unreachable(error: reqwest::Error) -> Ended {
+fn nobody(base: &str, why: &str) -> Ended {
     Ended::new(
         Ended::UNREACHABLE,
-        format!("the simulator cannot be reached: {error}; give its address with --url"),
+        format!("no simulator answers at {base}: {why}"),
     )
+    .hint("give --url the address that the demo prints after CM, such as http://127.0.0.1:8090")
 }
 
-async fn answer(response: reqwest::Response) -> anyhow::Result<Value> {
+async fn answer(base: &str, response: reqwest::Response) -> anyhow::Result<Value> {
     let status = response.status();
-    let body: Value = response.json().await?;
-    if status.is_success() {
-        return Ok(body);
-    }
-    let message = body["messages"][0]
-        .as_str()
-        .unwrap_or("the simulator refuses")
-        .to_owned();
+    let body: Option<Value> = response.json().await.ok();
+    let (body, refusal) = match body {
+        Some(body) if status.is_success() => return Ok(body),
+        Some(body) => {
+            let refusal = body["messages"][0].as_str().map(str::to_owned);
+            (body, refusal)
+        }
+        None => (Value::Null, None),
+    };
+    // Whoever refuses in other words is somebody else: kassa's own API, or another program altogether.
+    let Some(message) = refusal else {
+        let said = body["title"]
+            .as_str()
+            .map_or(String::new(), |title| format!(" ({title})"));
+        return Err(nobody(base, &format!("something else does, with {status}{said}")).into());
+    };
     let code = match status {
         reqwest::StatusCode::NOT_FOUND => Ended::NOT_FOUND,
         reqwest::StatusCode::CONFLICT => Ended::CONFLICT,

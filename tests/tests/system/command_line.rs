@@ -121,6 +121,10 @@ async fn every_ending_has_its_exit_code_and_says_why() {
     let table: Vec<Case<'_>> = vec![
         (vec!["help", "exit-codes"], url, 0, ""),
         (vec!["orders", "show", &paid], url, 0, ""),
+        (vec!["orders", "list", "--status", "paid"], url, 0, ""),
+        (vec!["keys", "list", "--help"], url, 0, ""),
+        (vec!["dlq", "list", "--help"], url, 0, ""),
+        (vec!["projections", "status", "--help"], url, 0, ""),
         (create("NL", "49.95", "C-1"), url, 0, ""),
         (create("XX", "49.95", "C-2"), url, 1, "/country"),
         (create("NL", "49.955", "C-3"), url, 2, "2 decimals"),
@@ -174,7 +178,12 @@ async fn every_ending_has_its_exit_code_and_says_why() {
             78,
             "missing.toml",
         ),
-        (vec!["--config", &missing, "config", "check"], url, 78, "errors"),
+        (
+            vec!["--config", &missing, "config", "check"],
+            url,
+            78,
+            "the configuration has",
+        ),
     ];
     for (args, nats, code, words) in table {
         let said = run(&args, &[nats, ("KASSA_SHOP", SHOP)]).await;
@@ -207,6 +216,22 @@ async fn every_ending_has_its_exit_code_and_says_why() {
     let said = run(&["orders", "show", &paid], &[anonymous, ("KASSA_SHOP", SHOP)]).await;
     assert_eq!(said.code, Some(77), "{}", said.err);
     assert!(said.err.contains("no login was given"), "{}", said.err);
+    // A port where nobody listens, no address at all, and the API instead of the simulator.
+    for url in [
+        "http://127.0.0.1:1",
+        "somewhere",
+        "localhost:8090",
+        stage.api_url.as_str(),
+    ] {
+        let said = run(&["sim", "pay", &paid, "ideal/success", "--url", url], &[]).await;
+        assert_eq!(said.code, Some(69), "{url}: {}", said.err);
+        assert!(
+            said.err.contains(&format!("no simulator answers at {url}: "))
+                && said.err.contains("prints after CM"),
+            "{}",
+            said.err
+        );
+    }
     let said = run(&["sim", "pay", &paid_id], &[]).await;
     assert_eq!(said.code, Some(2), "{}", said.err);
     assert!(said.err.contains("the shop's reference"), "{}", said.err);

@@ -184,7 +184,7 @@ async fn each_planted_fault_is_named_with_its_remedy() {
     )
     .await;
     for fault in [
-        ("database", "does not let us in", "start it"),
+        ("database", "it cannot be reached: Connection refused", "start it"),
         ("nats", "cannot be reached", "start nats-server"),
     ] {
         assert!(names(&said, &fault), "{fault:?} is not in {}", said.out);

@@ -8,6 +8,7 @@ mod chaos;
 mod command_line;
 mod crashes;
 mod decisions;
+mod demo;
 mod doctor;
 mod endings;
 mod four_ways;

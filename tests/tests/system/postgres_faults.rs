@@ -124,6 +124,74 @@ async fn f_31_a_forgotten_transaction_on_the_log_holds_up_commands_for_seconds_a
     ends_well(&stage, &order_id, &reference).await;
 }
 
+/// A server that stands still with all its processes, and goes on when this is dropped.
+struct Frozen(Vec<String>);
+
+impl Frozen {
+    fn new(postgres: &Postgres) -> Self {
+        let pid = postgres.pid().to_string();
+        let children = Command::new("pgrep").args(["-P", &pid]).output();
+        let children = children.expect("pgrep is there").stdout;
+        let mut pids: Vec<String> = String::from_utf8_lossy(&children)
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect();
+        pids.push(pid);
+        let frozen = Self(pids);
+        frozen.signal("-STOP");
+        frozen
+    }
+
+    fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").arg(signal).args(&self.0).status();
+        assert!(
+            sent.expect("kill is there").success(),
+            "kill {signal} {:?}",
+            self.0
+        );
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        self.signal("-CONT");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_http_a_database_that_hangs_is_told_within_seconds_also_to_whoever_is_known() {
+    let (postgres, url) = own_postgres("hanging").await;
+    let stage = Stage::planned(on(url)).await;
+    let post = async |reference: &str| {
+        let asked = stage.api_post("/v1/orders").await;
+        asked
+            .header("Idempotency-Key", reference)
+            .json(&order_body(reference, "ideal/success"))
+            .send()
+            .await
+            .expect("it answers")
+    };
+    let taken = post("before").await;
+    assert_eq!(taken.status(), 201, "and its key is known for a moment");
+    let frozen = Frozen::new(&postgres);
+    let begin = Instant::now();
+    let refused = post("meanwhile").await;
+    assert_eq!(refused.status(), 503);
+    let problem: Value = refused.json().await.expect("JSON");
+    assert_eq!(problem["code"], "store_unavailable", "{problem}");
+    assert!(
+        begin.elapsed() < Duration::from_secs(20),
+        "{:?}: {problem}",
+        begin.elapsed()
+    );
+    drop(frozen);
+    stage
+        .until("the same request is taken", async |_| {
+            post("meanwhile").await.status() == 201
+        })
+        .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f_33_a_third_of_all_appends_fail_by_deadlock_or_serialization_and_every_payment_ends_well() {
     const ORDERS: usize = 8;

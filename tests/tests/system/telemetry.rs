@@ -426,16 +426,20 @@ async fn orders_that_are_canceled_expire_or_lose_their_safety_are_counted_once()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_the_bus_the_relay_is_not_ready_and_the_gateway_is_degraded() {
+async fn without_the_bus_who_needs_it_is_not_ready_and_says_what_becomes_of_orders() {
     let (mut nats, logins) = own_nats("readiness");
     let stage = Stage::planned(Plan {
-        processes: vec![("relay", Role::Relay), ("cm-gateway", Role::CmGateway)],
+        processes: vec![
+            ("relay", Role::Relay),
+            ("cm-gateway", Role::CmGateway),
+            ("read-models", Role::ReadModels),
+        ],
         nats: Some((nats.url(), logins)),
         database: None,
     })
     .await;
-    let listeners = admin_listeners(&stage, 2).await;
-    // Both, as `(HTTP status, status, of which role)`.
+    let listeners = admin_listeners(&stage, 3).await;
+    // All, as `(HTTP status, status, of which role)`.
     let standing = async |stage: &Stage| {
         let mut all = Vec::new();
         for listener in &listeners {
@@ -459,9 +463,14 @@ async fn without_the_bus_the_relay_is_not_ready_and_the_gateway_is_degraded() {
         all
     };
     let row = |role: &str, code: u16, stands: &str| (role.to_owned(), code, stands.to_owned());
-    let well = vec![row("cm-gateway", 200, "ready"), row("relay", 200, "ready")];
+    let all = |code: u16, stands: &str| {
+        ["cm-gateway", "read-models", "relay"]
+            .map(|role| row(role, code, stands))
+            .to_vec()
+    };
+    let well = all(200, "ready");
     stage
-        .until("both ready", async |stage| standing(stage).await == well)
+        .until("all are ready", async |stage| standing(stage).await == well)
         .await;
     assert!(
         stage.sql_count("SELECT count(*) FROM health_probes").await >= 1,
@@ -473,13 +482,18 @@ async fn without_the_bus_the_relay_is_not_ready_and_the_gateway_is_degraded() {
     })
     .await
     .expect("it does not panic");
-    let without = vec![row("cm-gateway", 200, "degraded"), row("relay", 503, "not_ready")];
+    let without = all(503, "not_ready");
     stage
-        .until("what works without the bus", async |stage| {
-            standing(stage).await == without
-        })
+        .until("none is ready", async |stage| standing(stage).await == without)
         .await;
     for listener in &listeners {
+        let page = stage.http_get(&format!("{listener}/readyz")).await;
+        let report: Value = page.json().await.expect("JSON");
+        let meaning = report["meaning"].as_str().unwrap_or_default();
+        assert!(meaning.contains("no payment link is made"), "{report}");
+        if report["roles"]["read-models"].is_string() {
+            assert_eq!(report["checks"]["nats_hear_queries"]["ok"], false, "{report}");
+        }
         for page in ["livez", "startupz"] {
             let page = stage.http_get(&format!("{listener}/{page}")).await;
             assert!(
@@ -495,6 +509,6 @@ async fn without_the_bus_the_relay_is_not_ready_and_the_gateway_is_degraded() {
     .await
     .expect("it does not panic");
     stage
-        .until("both ready again", async |stage| standing(stage).await == well)
+        .until("all are ready again", async |stage| standing(stage).await == well)
         .await;
 }

@@ -188,7 +188,7 @@ fn login(n: usize, role: &str) -> Login {
 }
 
 /// Servers that were downloaded once serve the demo and the tests.
-fn cache_dir() -> PathBuf {
+pub(crate) fn cache_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache")
 }
 

@@ -96,12 +96,11 @@ async fn connect(config: &Config, findings: &mut Findings) -> Option<Client> {
                 }
                 _ => "start it, and check host and port in database.url",
             };
-            findings.wrong(
-                AREA,
-                format!("it does not let us in: {}", sentence(&error)),
-                why,
-                remedy,
-            );
+            let what = match error.as_db_error() {
+                Some(_) => "it does not let us in",
+                None => "it cannot be reached",
+            };
+            findings.wrong(AREA, format!("{what}: {}", sentence(&error)), why, remedy);
             None
         }
         Err(_) => {

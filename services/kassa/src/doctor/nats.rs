@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::{ANSWER_MAX, Findings, database::Log, now_ms};
 use crate::{
+    admin::NO_BUS,
     exit::Ended,
     nats_login::{self, Bus},
     nats_setup,
@@ -132,10 +133,7 @@ async fn connect(config: &Config, name: &str, login: &Login, findings: &mut Find
             "no role gets to the bus",
             "set nats.url to an address such as nats://host:4222".to_owned(),
         ),
-        _ => (
-            "events wait in the log, and nobody is told of a payment",
-            "start nats-server, and check nats.url".to_owned(),
-        ),
+        _ => (NO_BUS, "start nats-server, and check nats.url".to_owned()),
     };
     findings.wrong(AREA, format!("login {name}: {error}"), why, remedy);
     None
