@@ -121,7 +121,7 @@ pub(crate) fn resolved(facts: &Facts, check: &mut Check) {
 
 fn ends(operation: Operation, attempt: u32, later: &Step) -> bool {
     match (&later.what, operation) {
-        (What::Authorized { .. } | What::Ended, _) | (What::Redirected { .. }, Operation::Start) => true,
+        (What::Authorized { .. } | What::Ended(_), _) | (What::Redirected { .. }, Operation::Start) => true,
         (
             What::Resolved {
                 operation: of,
@@ -150,13 +150,16 @@ fn only_read(facts: &Facts, payment: &Payment, place: usize, check: &mut Check) 
                 );
                 return;
             }
-            What::Resolved { .. } | What::Authorized { .. } | What::Redirected { .. } | What::Ended => return,
+            What::Resolved { .. } | What::Authorized { .. } | What::Redirected { .. } | What::Ended(_) => {
+                return;
+            }
             What::Started | What::Unknown { .. } => {}
         }
     }
 }
 
-/// I-53: what the provider made is registered here, or is a ghost: asked for by an intent whose outcome stayed unknown.
+/// I-53: what the provider made is registered here, or is a ghost: asked for by an intent whose outcome stayed unknown, or was
+/// told only after another order had been registered. Nothing is ever started at a ghost: its menu is shown to nobody.
 pub(crate) fn no_orphan(facts: &Facts, check: &mut Check) {
     let Some(ledger) = &facts.ledger else {
         return check.skip(NO_LEDGER);

@@ -140,9 +140,18 @@ pub(crate) enum What {
     },
     Authorized {
         provider_payment: String,
+        amount: Money,
+        confidence: String,
     },
-    /// Without money.
-    Ended,
+    Ended(Ending),
+}
+
+/// How an attempt ended without money.
+#[derive(Debug)]
+pub(crate) enum Ending {
+    Failed { reason: String },
+    Canceled,
+    Expired,
 }
 
 /// A row that is not what it should be; told by I-35.
@@ -283,6 +292,16 @@ impl Store {
     pub(crate) fn attempts<'a>(&'a self, order: &'a Order) -> impl Iterator<Item = &'a Payment> {
         let ids = order.opened.iter();
         ids.filter_map(|(_, id)| self.by_payment.get(id).map(|at| &self.payments[*at]))
+    }
+
+    /// The report that a fact of this order, or of its attempts, stands on: the one that was taken in with it, or else the last one
+    /// before it.
+    pub(crate) fn basis<'o>(&self, order: &'o Order, fact: EventNo) -> Option<&'o Observed> {
+        let together = |observed: &Observed| self.events[observed.event].command == self.events[fact].command;
+        order
+            .observed
+            .iter()
+            .rfind(|observed| observed.event < fact || together(observed))
     }
 
     /// The last position of a part; 0 while it is empty.
@@ -480,16 +499,22 @@ impl Payment {
                 },
             ),
             PaymentFact::PaymentAuthorized {
-                provider_payment_id, ..
+                provider_payment_id,
+                amount,
+                confidence,
             } => (
                 "PaymentAuthorized",
                 What::Authorized {
                     provider_payment: provider_payment_id,
+                    amount,
+                    confidence,
                 },
             ),
-            PaymentFact::PaymentFailed { .. } => ("PaymentFailed", What::Ended),
-            PaymentFact::PaymentCanceled { .. } => ("PaymentCanceled", What::Ended),
-            PaymentFact::PaymentExpired => ("PaymentExpired", What::Ended),
+            PaymentFact::PaymentFailed { reason } => {
+                ("PaymentFailed", What::Ended(Ending::Failed { reason }))
+            }
+            PaymentFact::PaymentCanceled { .. } => ("PaymentCanceled", What::Ended(Ending::Canceled)),
+            PaymentFact::PaymentExpired => ("PaymentExpired", What::Ended(Ending::Expired)),
         };
         self.steps.push(Step { event, what });
         kind
@@ -498,7 +523,7 @@ impl Payment {
     /// The provider's ids that are known to be this attempt's own.
     pub(crate) fn provider_payments(&self) -> impl Iterator<Item = &str> {
         self.steps.iter().filter_map(|step| match &step.what {
-            What::Redirected { provider_payment } | What::Authorized { provider_payment } => {
+            What::Redirected { provider_payment } | What::Authorized { provider_payment, .. } => {
                 Some(provider_payment.as_str())
             }
             What::Resolved {
@@ -509,7 +534,7 @@ impl Payment {
             | What::Started
             | What::Attempted { .. }
             | What::Unknown { .. }
-            | What::Ended => None,
+            | What::Ended(_) => None,
         })
     }
 
