@@ -5,13 +5,13 @@
 
 mod bus;
 mod folder;
+mod ledger;
 mod projections;
 mod store;
 
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
-    time::Duration,
 };
 
 use clap::Args;
@@ -28,9 +28,6 @@ use crate::{
     replay,
 };
 use folder::{File, Folder};
-
-/// The simulator writes as fast as it is read; one that is silent for so long is gone.
-const LEDGER_SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// Writes events, decisions, the bus' copies and read models to files, for `kassa verify`.
 #[derive(Debug, Args)]
@@ -70,8 +67,18 @@ pub(crate) async fn run(args: &ExportArgs, file: Option<&Path>) -> anyhow::Resul
         cli::load(file)?
     };
     let folder = Folder::prepare(&args.to)?;
+    // Whoever is away is away before anything is written.
     let pool_size = Database::default().max_connections;
     let (store, _) = replay::open_log(args.database_url.as_deref(), file, pool_size).await?;
+    let held = match args.without_bus {
+        true => None,
+        false => Some(bus::find(&config).await?),
+    };
+    let simulator = match &args.simulator {
+        Some(url) => Some(ledger::Simulator::find(url).await?),
+        None => None,
+    };
+    let poll_longest_ms = poll_longest_ms(&config)?;
     let mut written = vec![];
 
     // Before the snapshot: the snapshot then holds whatever a rebuild would have stored.
@@ -79,11 +86,14 @@ pub(crate) async fn run(args: &ExportArgs, file: Option<&Path>) -> anyhow::Resul
         written.extend(projections::write(&folder, &store).await?);
     }
     let (exported_at, clock_moved) = of_the_store(&folder, &store, &mut written).await?;
-    if !args.without_bus {
-        written.push(bus::write(&folder, &config).await?);
+    let mut stream_from = None;
+    if let Some(held) = held {
+        let (rows, begins) = bus::write(&folder, held).await?;
+        written.push((bus::FILE.to_owned(), rows));
+        stream_from = begins;
     }
-    if let Some(simulator) = &args.simulator {
-        written.push(ledger(&folder, simulator).await?);
+    if let Some(simulator) = simulator {
+        written.push((ledger::FILE.to_owned(), simulator.write(&folder).await?));
     }
     let meta = Meta {
         format: 1,
@@ -91,17 +101,20 @@ pub(crate) async fn run(args: &ExportArgs, file: Option<&Path>) -> anyhow::Resul
         revision: None,
         exported_at,
         quiescent: args.quiescent,
-        tolerance_minor: policy().tolerance_minor,
-        poll_longest_ms: poll_longest_ms(&config),
-        safe_levels: policy().levels,
+        tolerance_minor: Some(policy().tolerance_minor),
+        poll_longest_ms,
+        safe_levels: Some(policy().levels),
         visibility_ms: kassa_domain::payment::VISIBILITY_HORIZON_MS,
         clock_moved,
         clocks_apart: false,
+        rows: written.iter().cloned().collect(),
+        stream_from,
     };
     // Last: a folder without it was not finished, and is not an export.
     let mut file = folder.file("meta.json")?;
     file.line(&serde_json::to_vec(&meta)?)?;
     file.finish()?;
+    folder.keep();
 
     match args.format {
         Format::Table => {
@@ -125,11 +138,17 @@ fn policy() -> kassa_domain::safety::Policy {
     kassa_domain::safety::Policy::default()
 }
 
-/// Of the ladders that are configured; the others' are not known to a checker.
-fn poll_longest_ms(config: &Config) -> Option<i64> {
-    let rungs = config.poll.ladder.values().flatten();
-    let longest: SignedDuration = rungs.copied().max()?;
-    i64::try_from(longest.as_millis()).ok()
+/// Of the ladders that are climbed: each method's as it is configured, or else as the methods' file has it.
+fn poll_longest_ms(config: &Config) -> anyhow::Result<Option<i64>> {
+    let catalogue = kassa_engine::catalogue(config)
+        .map_err(|error| Ended::new(Ended::CONFIGURATION, format!("{error:#}")))?;
+    let configured = &config.poll.ladder;
+    let rungs = catalogue
+        .all()
+        .iter()
+        .flat_map(|entry| configured.get(entry.method.as_str()).unwrap_or(&entry.ladder));
+    let longest: Option<SignedDuration> = rungs.copied().max();
+    Ok(longest.and_then(|longest| i64::try_from(longest.as_millis()).ok()))
 }
 
 /// Everything of the store in one snapshot; when it was taken by the store's clock, and whether that was ever moved.
@@ -165,33 +184,6 @@ async fn of_the_store(
     }
     snapshot.rollback().await?;
     Ok((exported_at, offset_ms != 0))
-}
-
-async fn ledger(folder: &Folder, simulator: &str) -> anyhow::Result<(String, u64)> {
-    let name = "ledger.ndjson";
-    let url = format!("{}/sim/ledger", simulator.trim_end_matches('/'));
-    let gone = |error: reqwest::Error| {
-        Ended::new(
-            Ended::UNREACHABLE,
-            format!("the simulator's ledger cannot be read: {}", error.without_url()),
-        )
-        .hint("give --simulator as http://host:port, or leave it out")
-    };
-    let client = reqwest::Client::builder()
-        .no_proxy()
-        .read_timeout(LEDGER_SILENCE_MAX)
-        .build()?;
-    let mut answer = client
-        .get(url)
-        .send()
-        .await
-        .and_then(reqwest::Response::error_for_status)
-        .map_err(gone)?;
-    let mut file = folder.file(name)?;
-    while let Some(chunk) = answer.chunk().await.map_err(gone)? {
-        file.write(&chunk)?;
-    }
-    Ok((name.to_owned(), file.finish()?))
 }
 
 fn unreachable(error: impl std::fmt::Display) -> Ended {
@@ -237,5 +229,28 @@ impl Line {
         self.text.clear();
         self.whole = false;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_rung_is_that_of_the_ladders_that_are_climbed() {
+        let mut config = Config::default();
+        let of_the_file = poll_longest_ms(&config).unwrap();
+        assert_eq!(of_the_file, Some(2 * 3_600 * 1_000), "the methods' file has 2h");
+        for method in ["ideal", "paypal"] {
+            let ladder = [1, 10].map(SignedDuration::from_secs).to_vec();
+            config.poll.ladder.insert(method.to_owned(), ladder);
+        }
+        assert_eq!(poll_longest_ms(&config).unwrap(), Some(10_000));
+        // Of a method that there is not: nobody climbs it.
+        config
+            .poll
+            .ladder
+            .insert("cash".to_owned(), vec![SignedDuration::from_hours(9)]);
+        assert_eq!(poll_longest_ms(&config).unwrap(), Some(10_000));
     }
 }

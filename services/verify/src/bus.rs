@@ -1,7 +1,5 @@
 //! What does the stream hold? Ids by sequence, and which messages are not what they should be.
 
-use std::path::Path;
-
 use kassa_events_schema::{Envelope, EventMeta};
 use serde::Deserialize;
 use serde_json::Value;
@@ -9,7 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     export::BUS,
-    read::{VerifyError, lines, parse},
+    read::{Folder, VerifyError, lines, parse},
 };
 
 #[derive(Debug)]
@@ -45,7 +43,7 @@ struct Line<D> {
 }
 
 impl Bus {
-    pub(crate) fn read(dir: &Path) -> Result<Option<Self>, VerifyError> {
+    pub(crate) fn read(dir: &Folder<'_>) -> Result<Option<Self>, VerifyError> {
         let mut bus = Self::default();
         let there = lines(dir, BUS, |line, text| {
             // Straight into an envelope, without a tree of values between: nearly all of them are one.

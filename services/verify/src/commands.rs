@@ -14,6 +14,34 @@ use crate::{
 const ROOT: Uuid = Uuid::from_u128(0x6b61_7373_6100_5000_8000_7469_6c6c_0001);
 /// The code of a key that was sent again with another body.
 const KEY_REUSED: &str = "idempotency_key_reused";
+/// A request that never reached a decision, or whose answer was lost on its way: it is sent again.
+const TRY_AGAIN: &[&str] = &[
+    "idempotency_in_flight",
+    "internal",
+    "overloaded",
+    "rate_limited",
+    "request_timeout",
+    "service_unavailable",
+    "shutting_down",
+    "store_unavailable",
+    "timeout",
+];
+/// What is wrong with a request itself, whatever its key stands for: nothing is looked up.
+const MALFORMED: &[&str] = &[
+    "card_data_refused",
+    "command_version_unknown",
+    "forbidden",
+    "headers_too_large",
+    "malformed_request",
+    "method_not_allowed",
+    "not_acceptable",
+    "payload_too_large",
+    "unauthenticated",
+    "unsupported_encoding",
+    "unsupported_media_type",
+    "uri_too_long",
+    "validation",
+];
 /// The verbs that are decided once; questions are not.
 const DECIDED: &[&str] = &["create_order", "start_payment", "cancel_order"];
 /// How long a process may take to end.
@@ -29,8 +57,9 @@ fn row(answer: &Answer) -> String {
     format!("{ANSWERS}:{}", answer.line)
 }
 
-/// I-31: an accepted command was decided once, as accepted; a refused one, where it was decided, as refused for the same reason;
-/// a repeat has the same answer; and the same key with another body is refused.
+/// I-31: an accepted command was decided once, as accepted; a refused one, where it was decided, as refused for the same reason,
+/// unless its code is one that is given before a decision is looked for; a repeat has the same answer; and the same key with another
+/// body is refused.
 pub(crate) fn one_outcome(facts: &Facts, check: &mut Check) {
     let Some(commands) = &facts.commands else {
         return check.skip("commands.ndjson is missing: what was decided is not known");
@@ -45,6 +74,17 @@ pub(crate) fn one_outcome(facts: &Facts, check: &mut Check) {
             [format!("{COMMANDS}:{line}")],
         );
     }
+    let mut accepted: HashMap<(&str, &str), &Answer> = HashMap::new();
+    for answer in answers.iter().filter(|answer| answer.accepted) {
+        let Some(key) = &answer.key else { continue };
+        accepted.entry((&answer.shop, key)).or_insert(answer);
+    }
+    // Whether the key is known to stand for something else, which was accepted.
+    let is_another = |answer: &Answer, key: &str| {
+        accepted
+            .get(&(answer.shop.as_str(), key))
+            .is_some_and(|known| (&known.verb, &known.body) != (&answer.verb, &answer.body))
+    };
     let mut first: HashMap<(&str, &str), &Answer> = HashMap::new();
     for answer in answers
         .iter()
@@ -67,18 +107,9 @@ pub(crate) fn one_outcome(facts: &Facts, check: &mut Check) {
             (Some(decided), false) => {
                 let code = answer.code.as_deref().unwrap_or_default();
                 let same = decided.refused.as_deref() == Some(code);
-                // What never reached a decision, such as too many requests or a store that is away, is tried again.
-                let before_deciding = matches!(
-                    code,
-                    KEY_REUSED
-                        | "idempotency_in_flight"
-                        | "rate_limited"
-                        | "overloaded"
-                        | "service_unavailable"
-                        | "store_unavailable"
-                        | "timeout"
-                );
-                if !same && !before_deciding && decided.refused.is_some() {
+                let before_deciding =
+                    code == KEY_REUSED || TRY_AGAIN.contains(&code) || MALFORMED.contains(&code);
+                if !same && !before_deciding && !is_another(answer, key) {
                     check.violated(
                         order,
                         format!("it was refused with {code}, and decided otherwise"),
@@ -112,6 +143,15 @@ pub(crate) fn nothing_lost(facts: &Facts, check: &mut Check) {
     if facts.answers.is_none() && facts.processes.is_none() {
         return check
             .skip("answers.ndjson and processes.ndjson are missing: who was answered or ended is not known");
+    }
+    if facts.answers.is_none() {
+        check.note("answers.ndjson is missing: who was answered is not known");
+    }
+    if facts.processes.is_none() {
+        check.note("processes.ndjson is missing: who was asked to end is not known");
+    }
+    if !facts.meta.quiescent {
+        check.note("not quiescent: a call that was begun may still end");
     }
     let store = &facts.store;
     for answer in facts.answers.iter().flatten().filter(|answer| answer.accepted) {

@@ -78,7 +78,7 @@ pub fn economy(dir: &Path) -> Result<Economy, VerifyError> {
 }
 
 fn status(store: &Store, order: &Order) -> &'static str {
-    let paid = order.paid.iter().map(|(_, whole)| *whole).max();
+    let paid = order.paid.iter().map(|paid| paid.whole).max();
     let closed = |id: &str| {
         let closings = order.closed.iter().rev();
         closings

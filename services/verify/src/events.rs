@@ -45,6 +45,9 @@ pub(crate) fn gapless(facts: &Facts, check: &mut Check) {
             check.violated(None, format!("event id {} comes twice", event.id), [event.row()]);
         }
     }
+    if facts.streams.is_none() {
+        check.note("streams.ndjson is missing: an event that is missing at a stream's end is not seen");
+    }
     for (stream, (version, line)) in facts.streams.iter().flatten() {
         check.look();
         let last = versions.get(stream).copied().unwrap_or_default();
@@ -133,11 +136,12 @@ pub(crate) fn shaped(facts: &Facts, check: &mut Check) {
             [format!("{EVENTS}:{}", wrong.line)],
         );
     }
-    if let Some(bus) = &facts.bus {
-        check.looks(bus.messages.len());
-        for (line, why) in &bus.misshapen {
-            check.violated(None, why.clone(), [format!("{BUS}:{line}")]);
-        }
+    let Some(bus) = &facts.bus else {
+        return check.note("bus.ndjson is missing: messages were not looked at");
+    };
+    check.looks(bus.messages.len());
+    for (line, why) in &bus.misshapen {
+        check.violated(None, why.clone(), [format!("{BUS}:{line}")]);
     }
 }
 
@@ -181,8 +185,8 @@ pub(crate) fn caused(facts: &Facts, check: &mut Check) {
     }
 }
 
-/// I-38: the ids in the stream are those in the store, under the sequence that is their position; from the lowest sequence
-/// on, since a stream that was made anew may begin later.
+/// I-38: the ids in the stream are those in the store, under the sequence that is their position; from the sequence on at which the
+/// stream was told to begin, since one that was made anew may begin later. Where that is not known: from the lowest on.
 pub(crate) fn store_is_stream(facts: &Facts, check: &mut Check) {
     let Some(bus) = &facts.bus else {
         return check.skip("bus.ndjson is missing: what the stream holds is not known");
@@ -213,6 +217,14 @@ pub(crate) fn store_is_stream(facts: &Facts, check: &mut Check) {
     }
     // Positions are told within a part; with one stream a part, the lowest of all is only a bound where there is one part.
     let one_part = facts.store.events.iter().all(|event| event.part == 0);
+    let begins = facts
+        .meta
+        .stream_from
+        .or((!bus.messages.is_empty()).then_some(lowest))
+        .filter(|_| one_part);
+    if facts.meta.stream_from.is_none() {
+        check.note("where the stream begins is not known: a beginning that was lost is not seen");
+    }
     for event in &facts.store.events {
         let position = u64::try_from(event.position).unwrap_or(0);
         match held.remove(&event.id) {
@@ -224,7 +236,7 @@ pub(crate) fn store_is_stream(facts: &Facts, check: &mut Check) {
             ),
             None => {
                 let expected = facts.meta.quiescent || (!bus.messages.is_empty() && position <= highest);
-                if expected && !(one_part && !bus.messages.is_empty() && position < lowest) {
+                if expected && begins.is_none_or(|first| position >= first) {
                     check.look();
                     check.violated(
                         None,

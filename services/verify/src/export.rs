@@ -1,6 +1,11 @@
 //! What stands in the files of an export? Their names, and the shapes of those that are kept as they are.
 
-use std::{fs::File, io::BufReader, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, BufReader},
+    path::Path,
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -8,6 +13,7 @@ use serde_json::Value;
 
 use crate::read::VerifyError;
 
+pub(crate) const META: &str = "meta.json";
 pub(crate) const EVENTS: &str = "events.ndjson";
 pub(crate) const EARLIER: &str = "events.earlier.ndjson";
 pub(crate) const COMMANDS: &str = "commands.ndjson";
@@ -35,15 +41,16 @@ pub struct Meta {
     /// Whether nothing was under way any more: then what is missing is missing.
     #[serde(default)]
     pub quiescent: bool,
-    /// Minor units by which an amount may differ from what was ordered, either way.
-    #[serde(default = "tolerance")]
-    pub tolerance_minor: i64,
+    /// What the judged itself goes by: minor units by which an amount may differ from what was ordered, either way. Held
+    /// against [`Yardstick`], which is what is judged by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerance_minor: Option<i64>,
     /// The longest time between two looks at an order that waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub poll_longest_ms: Option<i64>,
-    /// The provider's levels at which goods may leave.
-    #[serde(default = "levels")]
-    pub safe_levels: Vec<String>,
+    /// What the judged itself goes by: the provider's levels at which goods may leave. Held against [`Yardstick`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub safe_levels: Option<Vec<String>>,
     /// How long the provider may hide what it did.
     #[serde(default = "visibility")]
     pub visibility_ms: i64,
@@ -53,14 +60,30 @@ pub struct Meta {
     /// Services and provider had clocks that differed: their moments cannot be compared.
     #[serde(default)]
     pub clocks_apart: bool,
+    /// How many rows were written to each file; a file that has fewer is none of this export.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rows: BTreeMap<String, u64>,
+    /// The sequence at which the stream was told to begin, where it forgets nothing: from there on all must be in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream_from: Option<u64>,
 }
 
-fn tolerance() -> i64 {
-    10
+/// What it is judged by. The judged has no say in it: what it exports as its own is compared, and not believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Yardstick {
+    /// Minor units by which an amount may differ from what was ordered, either way.
+    pub tolerance_minor: i64,
+    /// The provider's levels at which goods may leave.
+    pub safe_levels: Vec<String>,
 }
 
-fn levels() -> Vec<String> {
-    vec!["SAFE".to_owned(), "SAFEST".to_owned()]
+impl Default for Yardstick {
+    fn default() -> Self {
+        Self {
+            tolerance_minor: 10,
+            safe_levels: vec!["SAFE".to_owned(), "SAFEST".to_owned()],
+        }
+    }
 }
 
 fn visibility() -> i64 {
@@ -84,11 +107,17 @@ impl Meta {
     }
 
     pub(crate) fn read(dir: &Path) -> Result<Self, VerifyError> {
-        let path = dir.join("meta.json");
-        let file = File::open(&path).map_err(|source| VerifyError::Unreadable { path, source })?;
+        let path = dir.join(META);
+        let file = File::open(&path).map_err(|source| {
+            if source.kind() == io::ErrorKind::NotFound && has_data(dir) {
+                VerifyError::Unfinished { path: dir.to_owned() }
+            } else {
+                VerifyError::Unreadable { path, source }
+            }
+        })?;
         let meta: Self =
             serde_json::from_reader(BufReader::new(file)).map_err(|source| VerifyError::Line {
-                file: "meta.json",
+                file: META,
                 line: 1,
                 source,
             })?;
@@ -98,6 +127,15 @@ impl Meta {
             Err(VerifyError::Format { found: meta.format })
         }
     }
+}
+
+/// Whether anything in the folder looks like a file of an export.
+fn has_data(dir: &Path) -> bool {
+    fs::read_dir(dir).is_ok_and(|entries| {
+        entries
+            .flatten()
+            .any(|entry| entry.path().extension().is_some_and(|ending| ending == "ndjson"))
+    })
 }
 
 /// An answer that somebody outside was given.

@@ -14,18 +14,19 @@ use crate::{
     bus::Bus,
     export::{
         ANSWERS, AnswerLine, COMMANDS, EARLIER, Meta, PROCESSES, PROJECTIONS, ProcessLine, ProjectionLine,
-        READS, REPLAYS, ReadLine, ReplayLine, STREAMS, StreamLine,
+        READS, REPLAYS, ReadLine, ReplayLine, STREAMS, StreamLine, Yardstick,
     },
     ledger::Ledger,
-    linked::Linked,
-    read::{VerifyError, records},
+    linked::{CUT_US, Linked},
+    read::{Folder, VerifyError, records},
     shipped::Shipped,
-    store::{Prefix, Store},
+    store::{EventNo, Prefix, Store},
 };
 
 #[derive(Debug)]
 pub(crate) struct Facts {
     pub(crate) meta: Meta,
+    pub(crate) yardstick: Yardstick,
     pub(crate) store: Store,
     pub(crate) commands: Option<Commands>,
     /// Versions by stream, with the line.
@@ -83,8 +84,13 @@ struct CommandLine {
 }
 
 impl Facts {
+    /// To be judged by what is usual, unless something else is put there.
     pub(crate) fn read(dir: &Path) -> Result<Self, VerifyError> {
         let meta = Meta::read(dir)?;
+        let dir = &Folder {
+            path: dir,
+            rows: meta.rows.clone(),
+        };
         let store = Store::read(dir)?;
         let goes_on = !meta.quiescent && meta.moments_compare();
         let ledger = Ledger::read(dir, goes_on.then_some(meta.exported_at))?;
@@ -111,11 +117,17 @@ impl Facts {
             replays: collected(dir, REPLAYS, |line, row: ReplayLine| ReplayLine { line, ..row })?,
             earlier: Prefix::read(dir, EARLIER)?,
             meta,
+            yardstick: Yardstick::default(),
             store,
             ledger,
             linked,
             other: None,
         })
+    }
+
+    /// Until when what an event stands on was answered; none where moments do not compare.
+    pub(crate) fn until(&self, event: EventNo) -> Option<i64> {
+        self.meta.moments_compare().then(|| self.store.at(event) + CUT_US)
     }
 
     pub(crate) fn orders_only(self) -> Store {
@@ -133,7 +145,7 @@ impl Facts {
 }
 
 fn collected<T, L: serde::de::DeserializeOwned>(
-    dir: &Path,
+    dir: &Folder<'_>,
     file: &'static str,
     keep: impl Fn(u32, L) -> T,
 ) -> Result<Option<Vec<T>>, VerifyError> {
@@ -142,7 +154,7 @@ fn collected<T, L: serde::de::DeserializeOwned>(
     Ok(there.then_some(rows))
 }
 
-fn commands(dir: &Path) -> Result<Option<Commands>, VerifyError> {
+fn commands(dir: &Folder<'_>) -> Result<Option<Commands>, VerifyError> {
     let mut commands = Commands::default();
     let there = records(dir, COMMANDS, |line, row: CommandLine| {
         let refused = row.outcome.get("refused").map(|problem| {
@@ -160,7 +172,7 @@ fn commands(dir: &Path) -> Result<Option<Commands>, VerifyError> {
     Ok(there.then_some(commands))
 }
 
-fn answers(dir: &Path) -> Result<Option<Vec<Answer>>, VerifyError> {
+fn answers(dir: &Folder<'_>) -> Result<Option<Vec<Answer>>, VerifyError> {
     let mut answers = vec![];
     let there = records(dir, ANSWERS, |line, row: AnswerLine| {
         // Nobody was told anything.

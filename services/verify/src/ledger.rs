@@ -1,14 +1,14 @@
 //! What does the provider's own ledger say? Per order: what was asked, what happened, what was told, who was notified.
 
-use std::{collections::HashMap, path::Path};
+use std::collections::HashMap;
 
 use jiff::Timestamp;
 use serde::Deserialize;
 
 use crate::{
     export::LEDGER,
-    read::{VerifyError, records},
-    store,
+    read::{Folder, VerifyError, records},
+    store::{self, Order},
 };
 
 /// A row's number, line and moment (microseconds since 1970).
@@ -96,6 +96,12 @@ impl Shows {
         Ok(())
     }
 
+    /// The money in the order's currency that counts, whatever went back of it.
+    pub(crate) fn paid(&self) -> i64 {
+        let ours = self.counted().filter(|payment| payment.currency == self.currency);
+        ours.fold(0_i64, |sum, payment| sum.saturating_add(payment.amount))
+    }
+
     /// What is left of the money in the order's currency.
     pub(crate) fn net(&self) -> i64 {
         let ours = self.counted().filter(|payment| payment.currency == self.currency);
@@ -158,6 +164,19 @@ pub(crate) struct CmOrder {
 }
 
 impl CmOrder {
+    /// The answers that said just this, level and payments, until `until`.
+    pub(crate) fn that_said(
+        &self,
+        told: u64,
+        until: Option<i64>,
+    ) -> impl Iterator<Item = (&Status, Row, &Shows)> {
+        self.reads.iter().filter_map(move |read| {
+            let (answer, said) = (read.answer?, read.said.as_ref()?);
+            let in_time = until.is_none_or(|until| answer.at <= until);
+            (in_time && said.told() == told).then_some((read, answer, said))
+        })
+    }
+
     pub(crate) fn truth_now(&self) -> Option<&Shows> {
         self.truth.last().map(|(_, shows)| shows)
     }
@@ -195,7 +214,7 @@ struct Line {
 impl Ledger {
     /// With nothing that came after `until`: while the run goes on, the ledger is exported after the store's snapshot, and
     /// knows more.
-    pub(crate) fn read(dir: &Path, until: Option<Timestamp>) -> Result<Option<Self>, VerifyError> {
+    pub(crate) fn read(dir: &Folder<'_>, until: Option<Timestamp>) -> Result<Option<Self>, VerifyError> {
         let mut ledger = Self::default();
         // Which start or read of its order a request is.
         let mut open: HashMap<u64, (usize, usize)> = HashMap::new();
@@ -293,6 +312,11 @@ impl Ledger {
 
     pub(crate) fn order(&self, key: &str) -> Option<&CmOrder> {
         self.by_key.get(key).map(|at| &self.orders[*at])
+    }
+
+    /// One of our orders, as the provider has it.
+    pub(crate) fn of(&self, order: &Order) -> Option<&CmOrder> {
+        self.order(&order.registered.first()?.key)
     }
 }
 

@@ -25,7 +25,7 @@ mod stored;
 use std::path::Path;
 
 pub use economy::{Difference, Economy, OrderEconomy, compare, economy};
-pub use export::Meta;
+pub use export::{Meta, Yardstick};
 pub use invariants::{Invariant, TABLE, table_in_markdown};
 pub use read::VerifyError;
 pub use report::{Checked, NotChecked, Report, Severity, Violation};
@@ -43,7 +43,16 @@ pub fn check(dir: &Path) -> Result<Report, VerifyError> {
 /// # Errors
 /// As [`check`].
 pub fn check_beside(dir: &Path, same_orders: Option<&Path>) -> Result<Report, VerifyError> {
+    check_by(dir, same_orders, Yardstick::default())
+}
+
+/// The same, for an installation that was agreed to go by something else than is usual.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_by(dir: &Path, same_orders: Option<&Path>, yardstick: Yardstick) -> Result<Report, VerifyError> {
     let mut facts = facts::Facts::read(dir)?;
+    facts.yardstick = yardstick;
     if let Some(other) = same_orders {
         facts.other = Some(facts::Facts::read(other)?.orders_only());
     }

@@ -8,7 +8,7 @@ use crate::{
     linked::CUT_US,
     report::Check,
     store::What,
-    stored::{Operation, Resolution},
+    stored::{Closing, Operation, Resolution},
 };
 
 const NO_LEDGER: &str = "ledger.ndjson is missing: what happened at the provider is not known";
@@ -19,6 +19,9 @@ pub(crate) fn one_reachable_order(facts: &Facts, check: &mut Check) {
     let Some(ledger) = &facts.ledger else {
         return check.skip(NO_LEDGER);
     };
+    if facts.answers.is_none() {
+        check.note("answers.ndjson is missing: which menus were shown is not known");
+    }
     let store = &facts.store;
     let mut asked: HashMap<&str, usize> = HashMap::new();
     for (row, reference) in &ledger.creates {
@@ -123,7 +126,8 @@ pub(crate) fn one_start_an_attempt(facts: &Facts, check: &mut Check) {
     }
 }
 
-/// I-03: a start belongs to an attempt that was opened before it, after every earlier attempt of its order was closed.
+/// I-03: a start belongs to an attempt that was opened before it, after every earlier attempt of its order was closed; one that
+/// was closed as authorized may bring money, so that another needs to have brought too little.
 pub(crate) fn one_live_payment(facts: &Facts, check: &mut Check) {
     let Some(ledger) = &facts.ledger else {
         return check.skip(NO_LEDGER);
@@ -158,11 +162,10 @@ pub(crate) fn one_live_payment(facts: &Facts, check: &mut Check) {
             );
         }
         for (earlier, id) in &order.opened[..place] {
-            let closed = order
-                .closed
-                .iter()
-                .any(|(event, closed, _)| closed == id && *event < opened);
-            if !closed {
+            let ended = order
+                .closing(id, opened)
+                .is_some_and(|closing| closing != Closing::Authorized || order.is_partially_paid(opened));
+            if !ended {
                 check.violated(
                     Some(order.name()),
                     format!("a second payment was started while {id} was open"),
@@ -268,7 +271,23 @@ pub(crate) fn no_swapped_answer(facts: &Facts, check: &mut Check) {
             }
         }
     }
-    let Some(ledger) = &facts.ledger else { return };
+    for order in &store.orders {
+        let foreign = order.mismatches.iter().find(|(_, what)| what.is_foreign());
+        let Some((stopped, _)) = foreign else { continue };
+        for safe in order.safe.iter().filter(|safe| safe.event > *stopped) {
+            check.violated(
+                Some(order.name()),
+                "it was released after an answer that was about another order",
+                [store.row(*stopped), store.row(safe.event)],
+            );
+        }
+    }
+    let Some(ledger) = &facts.ledger else {
+        return check.note("ledger.ndjson is missing: stored facts alone were held against each other");
+    };
+    if !ledger.shows {
+        check.note("the ledger's rows do not say what was shown: payments and answers were not looked at");
+    }
     for theirs in &ledger.orders {
         let Some(order) = facts.linked.order(store, &theirs.key) else {
             continue;
@@ -304,17 +323,6 @@ pub(crate) fn no_swapped_answer(facts: &Facts, check: &mut Check) {
                     [row.row()],
                 );
             }
-        }
-    }
-    for order in &store.orders {
-        let foreign = order.mismatches.iter().find(|(_, what)| what.is_foreign());
-        let Some((stopped, _)) = foreign else { continue };
-        for safe in order.safe.iter().filter(|safe| safe.event > *stopped) {
-            check.violated(
-                Some(order.name()),
-                "it was released after an answer that was about another order",
-                [store.row(*stopped), store.row(safe.event)],
-            );
         }
     }
 }

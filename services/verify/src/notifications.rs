@@ -5,9 +5,10 @@ use std::collections::HashSet;
 use crate::{
     export::Meta,
     facts::Facts,
-    ledger::{CmOrder, Row},
+    ledger::{CmOrder, Row, ShownPayment, Shows},
     linked::CUT_US,
     report::Check,
+    store::{Ending, EventNo, Payment, What},
 };
 
 const NO_LEDGER: &str = "ledger.ndjson is missing: what the provider was asked, and told, is not known";
@@ -18,38 +19,81 @@ const BEFORE_OUR_200_US: i64 = 2_000_000;
 const READS_A_MINUTE_MAX: usize = 66;
 const MINUTE_US: i64 = 60_000_000;
 
-/// I-60: every report that changed something says what the provider answered to a read of that order before.
+/// The provider's words for a payment that is refused or broken for good.
+const FAILED: &[&str] = &[
+    "RISK_CHECK_FAILED",
+    "START_ERROR",
+    "AUTHENTICATION_FAILED",
+    "AUTHENTICATION_ERROR",
+    "AUTHORIZATION_FAILED",
+    "AUTHORIZATION_ERROR",
+];
+
+/// I-60: every report that changed something says what the provider answered to a read of that order before; and what follows from
+/// reports alone, money and the ends that they tell of, follows from the one that it stands on.
 pub(crate) fn only_reports_count(facts: &Facts, check: &mut Check) {
     let Some(ledger) = facts.ledger.as_ref().filter(|ledger| ledger.shows) else {
         return check.skip(NO_SHOWS);
     };
     let store = &facts.store;
     for order in &store.orders {
-        if order.observed.is_empty() {
-            continue;
-        }
-        let theirs = order
-            .registered
-            .first()
-            .and_then(|known| ledger.order(&known.key));
-        let said: Vec<(Row, u64)> = theirs
-            .iter()
-            .flat_map(|theirs| &theirs.reads)
-            .filter_map(|read| Some((read.answer?, read.said.as_ref()?.told())))
-            .collect();
+        let theirs = ledger.of(order);
         for observed in &order.observed {
             check.look();
-            let recorded = store.at(observed.event);
-            let in_time = |row: &Row| !facts.meta.moments_compare() || row.at <= recorded + CUT_US;
-            let answered = said
-                .iter()
-                .any(|(row, told)| *told == observed.told && in_time(row));
+            let until = facts.until(observed.event);
+            let answered =
+                theirs.is_some_and(|theirs| theirs.that_said(observed.told, until).next().is_some());
             if !answered {
                 check.violated(
                     Some(order.name()),
                     "a report was taken in that the provider never gave",
                     [store.row(observed.event)],
                 );
+            }
+        }
+        // Whether an answer that the fact stands on shows it.
+        let shown = |fact: EventNo, shows: &dyn Fn(&Shows) -> bool| {
+            let (Some(theirs), Some(basis)) = (theirs, store.basis(order, fact)) else {
+                return false;
+            };
+            let mut said = theirs.that_said(basis.told, facts.until(fact));
+            said.any(|(_, _, said)| shows(said))
+        };
+        for paid in &order.paid {
+            check.look();
+            let found = |said: &Shows| {
+                said.paid() == paid.paid.minor && *said.currency == *paid.paid.currency.to_string()
+            };
+            let ordered = order.amount.map_or(0, |amount| amount.minor);
+            let whole = ordered.saturating_sub(paid.paid.minor) <= facts.yardstick.tolerance_minor;
+            if !shown(paid.event, &found) || whole != paid.whole {
+                check.violated(
+                    Some(order.name()),
+                    format!(
+                        "{} of {ordered} are recorded as {}, and no report said so",
+                        paid.paid,
+                        if paid.whole { "paid" } else { "partially paid" }
+                    ),
+                    [store.row(paid.event)],
+                );
+            }
+        }
+        for payment in store.attempts(order) {
+            for step in &payment.steps {
+                let Some(found) = told_by_report(payment, &step.what) else {
+                    continue;
+                };
+                check.look();
+                if !shown(step.event, &*found) {
+                    check.violated(
+                        Some(order.name()),
+                        format!(
+                            "{} of {}, and no report said so",
+                            store.events[step.event].kind, payment.id
+                        ),
+                        [store.row(step.event)],
+                    );
+                }
             }
         }
         for event in order.events.iter().map(|event| &store.events[*event]) {
@@ -70,6 +114,50 @@ pub(crate) fn only_reports_count(facts: &Facts, check: &mut Check) {
             }
         }
     }
+}
+
+type ShownBy<'p> = Box<dyn Fn(&Shows) -> bool + 'p>;
+
+/// What a report must show for a fact of an attempt; none where the fact may come without a report.
+fn told_by_report<'p>(payment: &'p Payment, what: &'p What) -> Option<ShownBy<'p>> {
+    let known = move |shown: &ShownPayment| payment.provider_payments().any(|id| *id == *shown.id);
+    Some(match what {
+        What::Authorized {
+            provider_payment,
+            amount,
+            confidence,
+        } => Box::new(move |said| {
+            said.payments.iter().any(|shown| {
+                *shown.id == **provider_payment
+                    && &*shown.state == "AUTHORIZED"
+                    && shown.confidence.as_deref() == Some(confidence)
+                    && shown.amount == amount.minor
+                    && *shown.currency == *amount.currency.to_string()
+            })
+        }),
+        What::Ended(Ending::Canceled) => Box::new(move |said| {
+            let canceled = |shown: &ShownPayment| known(shown) && &*shown.state == "CANCELED";
+            said.payments.iter().any(canceled)
+        }),
+        What::Ended(Ending::Failed { reason }) if reason == "authorization_failed" => Box::new(move |said| {
+            let failed = |shown: &ShownPayment| FAILED.contains(&&*shown.state);
+            let ended = |shown: &ShownPayment| known(shown) && (failed(shown) || &*shown.state == "CANCELED");
+            said.payments.iter().any(failed) && said.payments.iter().any(ended)
+        }),
+        What::Ended(Ending::Failed { reason }) if reason == "provider_never_received" => {
+            Box::new(move |said| !said.payments.iter().any(known))
+        }
+        What::Ended(Ending::Expired) => Box::new(move |said| {
+            let authorized = |shown: &ShownPayment| known(shown) && &*shown.state == "AUTHORIZED";
+            !said.payments.iter().any(authorized)
+        }),
+        What::Ended(Ending::Failed { .. })
+        | What::Started
+        | What::Attempted { .. }
+        | What::Unknown { .. }
+        | What::Resolved { .. }
+        | What::Redirected { .. } => return None,
+    })
 }
 
 /// I-61: reports are taken in by the number of their read, and what was taken in last is what the provider said last.
@@ -107,20 +195,17 @@ pub(crate) fn newest_wins(facts: &Facts, check: &mut Check) {
             }
         }
     }
-    let Some(ledger) = facts
-        .ledger
-        .as_ref()
-        .filter(|ledger| ledger.shows && facts.meta.quiescent)
-    else {
-        return;
+    let Some(ledger) = facts.ledger.as_ref().filter(|ledger| ledger.shows) else {
+        return check.note(format!("{NO_SHOWS}: stored numbers alone were looked at"));
     };
+    if !facts.meta.quiescent {
+        return check.note("not quiescent: the last answer may still be taken in");
+    }
     for order in &store.orders {
-        let theirs = order
-            .registered
-            .first()
-            .and_then(|known| ledger.order(&known.key));
-        let (Some(theirs), false) = (theirs, order.mismatches.iter().any(|(_, what)| what.is_foreign()))
-        else {
+        let (Some(theirs), false) = (
+            ledger.of(order),
+            order.mismatches.iter().any(|(_, what)| what.is_foreign()),
+        ) else {
             continue;
         };
         let last = theirs.reads.iter().rev().find_map(|read| {
@@ -173,10 +258,10 @@ pub(crate) fn read_after(facts: &Facts, check: &mut Check) {
                 continue;
             }
             check.look();
-            let read = last.is_some_and(|last| {
+            let read = last.is_some_and(|last| match sent_after {
+                Some(sent_after) => last.n > *sent_after,
                 // Stored on arrival, and read while the 200 was still on its way.
-                last.at + BEFORE_OUR_200_US >= row.at
-                    || sent_after.is_some_and(|sent_after| last.n > sent_after)
+                None => last.at + BEFORE_OUR_200_US >= row.at,
             });
             if !read {
                 check.violated(

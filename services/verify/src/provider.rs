@@ -2,6 +2,7 @@
 
 use crate::{
     facts::Facts,
+    ledger::CmOrder,
     linked::CUT_US,
     report::Check,
     store::{Payment, Step, What},
@@ -63,7 +64,9 @@ pub(crate) fn intent_first(facts: &Facts, check: &mut Check) {
             );
         }
     }
-    let Some(reads) = &facts.reads else { return };
+    let Some(reads) = &facts.reads else {
+        return check.note("reads.ndjson is missing: creates and starts alone were held against intents");
+    };
     for theirs in ledger.orders.iter().filter(|theirs| !theirs.reads.is_empty()) {
         check.look();
         let known = facts
@@ -118,7 +121,7 @@ pub(crate) fn resolved(facts: &Facts, check: &mut Check) {
 
 fn ends(operation: Operation, attempt: u32, later: &Step) -> bool {
     match (&later.what, operation) {
-        (What::Authorized { .. } | What::Ended, _) | (What::Redirected { .. }, Operation::Start) => true,
+        (What::Authorized { .. } | What::Ended(_), _) | (What::Redirected { .. }, Operation::Start) => true,
         (
             What::Resolved {
                 operation: of,
@@ -147,13 +150,16 @@ fn only_read(facts: &Facts, payment: &Payment, place: usize, check: &mut Check) 
                 );
                 return;
             }
-            What::Resolved { .. } | What::Authorized { .. } | What::Redirected { .. } | What::Ended => return,
+            What::Resolved { .. } | What::Authorized { .. } | What::Redirected { .. } | What::Ended(_) => {
+                return;
+            }
             What::Started | What::Unknown { .. } => {}
         }
     }
 }
 
-/// I-53: what the provider made is registered here, or is a ghost: asked for by an intent whose outcome stayed unknown.
+/// I-53: what the provider made is registered here, or is a ghost: asked for by an intent whose outcome stayed unknown, or was
+/// told only after another order had been registered. Nothing is ever started at a ghost: its menu is shown to nobody.
 pub(crate) fn no_orphan(facts: &Facts, check: &mut Check) {
     let Some(ledger) = &facts.ledger else {
         return check.skip(NO_LEDGER);
@@ -166,7 +172,7 @@ pub(crate) fn no_orphan(facts: &Facts, check: &mut Check) {
         }
         let why = match facts.linked.by_reference.get(&theirs.reference) {
             None => Some("no intent names it"),
-            Some((payment, intent)) => orphaned(facts, *payment, *intent),
+            Some((payment, intent)) => orphaned(facts, *payment, *intent).or_else(|| haunted(theirs)),
         };
         if let Some(why) = why {
             check.violated(
@@ -180,20 +186,40 @@ pub(crate) fn no_orphan(facts: &Facts, check: &mut Check) {
 
 /// Why an order of this intent is no ghost with a reason.
 fn orphaned(facts: &Facts, payment: usize, intent: usize) -> Option<&'static str> {
-    let steps = &facts.store.payments[payment].steps;
-    let after = steps
+    let payment = &facts.store.payments[payment];
+    let after = payment
+        .steps
         .iter()
         .skip_while(|step| step.event != intent)
         .nth(1)
-        .map(|step| &step.what);
+        .map(|step| (step.event, &step.what));
     match after {
-        Some(What::Unknown { .. }) => None,
+        Some((_, What::Unknown { .. })) => None,
         None if !facts.meta.quiescent => None,
         None => Some("the intent was never followed up"),
-        Some(What::Resolved {
-            resolution: Resolution::Happened,
-            ..
-        }) => Some("its key was never recorded"),
+        // The answer to an earlier call, told late, was taken first.
+        Some((
+            told,
+            What::Resolved {
+                resolution: Resolution::Happened,
+                ..
+            },
+        )) => {
+            let order = facts.store.by_order.get(&payment.order);
+            let registered = order.map(|at| facts.store.orders[*at].registered.as_slice());
+            let beaten = registered
+                .unwrap_or_default()
+                .iter()
+                .any(|known| known.event < told);
+            (!beaten).then_some("its key was never recorded")
+        }
         Some(_) => Some("it was taken for not made"),
     }
+}
+
+/// Why what is known as a ghost is none.
+fn haunted(theirs: &CmOrder) -> Option<&'static str> {
+    let shown = || theirs.truth.iter().any(|(_, shows)| !shows.payments.is_empty());
+    let started = !theirs.starts.is_empty() || !theirs.menu_starts.is_empty() || shown();
+    started.then_some("a payment was started at it")
 }

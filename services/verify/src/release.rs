@@ -1,61 +1,57 @@
 //! Was every release right, and was there every one? Held against what the provider's ledger says of amount, currency, level
 //! and money that went back, at the moment of the report that the release was judged by.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use crate::{
+    export::META,
     facts::Facts,
     ledger::{CmOrder, Ledger, Shows, Unfit},
-    linked::CUT_US,
     report::Check,
     shipped::Shipped,
-    store::{Order, Safe},
+    store::{Lost, Order, Safe},
 };
 
 const NO_SHOWS: &str = "ledger.ndjson is missing, or its rows do not say what the provider showed";
 const NO_LOG: &str = "shipment.ndjson is missing: what a shipment service did is not known";
 /// On top of the longest poll: reading, recording, the bus and the shipment service.
 const AFTER_POLL_US: i64 = 5_000_000;
-/// A wait that long was a consumer that was not there, or a clock that was moved.
-const AWAY_US: i64 = 3_600_000_000;
 
 fn shown(facts: &Facts) -> Option<&Ledger> {
     facts.ledger.as_ref().filter(|ledger| ledger.shows)
 }
 
 fn fit(facts: &Facts, theirs: &CmOrder, shows: &Shows) -> Result<(), Unfit> {
-    let meta = &facts.meta;
+    let by = &facts.yardstick;
     shows.fit(
         theirs.amount,
         &theirs.currency,
-        meta.tolerance_minor,
-        &meta.safe_levels,
+        by.tolerance_minor,
+        &by.safe_levels,
     )
 }
 
-/// The order at the provider.
-fn theirs<'a>(ledger: &'a Ledger, order: &Order) -> Option<&'a CmOrder> {
-    let key = &order.registered.first()?.key;
-    ledger.order(key)
+/// Whether goods that were released are to be called back for what is shown.
+fn gone(facts: &Facts, theirs: &CmOrder, said: &Shows) -> bool {
+    match fit(facts, theirs, said) {
+        Ok(()) => false,
+        Err(Unfit::NotSafe | Unfit::Level | Unfit::Currency | Unfit::MoneyBack) => true,
+        // More than was ordered is for a person, and calls no goods back.
+        Err(Unfit::Amount) => said.net() <= 0 || theirs.amount - said.net() > facts.yardstick.tolerance_minor,
+    }
 }
 
-/// Why the release was not right, with the rows that show it; none if some report that was read in time justifies it, and was
-/// true once before it was given.
+/// Why the release was not right, with the rows that show it; none if an answer to the read that it cites, as far as answers can
+/// be told apart, justifies it, and was true once before it was given.
 fn flaw(facts: &Facts, ledger: &Ledger, order: &Order, safe: &Safe) -> Option<(Unfit, Vec<String>)> {
     let mut rows = vec![facts.store.row(safe.event)];
-    let Some(theirs) = theirs(ledger, order) else {
+    let (Some(theirs), Some(cited)) = (ledger.of(order), order.cited(safe.read_no, safe.event)) else {
         return Some((Unfit::NotSafe, rows));
     };
-    let recorded = facts.store.at(safe.event);
-    let in_time = |at: i64| !facts.meta.moments_compare() || at <= recorded + CUT_US;
+    rows.push(facts.store.row(cited.event));
+    let given = rows.len();
     let mut worst = Unfit::NotSafe;
-    for read in &theirs.reads {
-        let (Some(answer), Some(said)) = (read.answer, &read.said) else {
-            continue;
-        };
-        if !in_time(answer.at) {
-            continue;
-        }
+    for (_, answer, said) in theirs.that_said(cited.told, facts.until(safe.event)) {
         let true_once = || {
             let before = theirs.truth.iter().filter(|(row, _)| row.n < answer.n);
             let mut last = Err(Unfit::NotSafe);
@@ -71,12 +67,26 @@ fn flaw(facts: &Facts, ledger: &Ledger, order: &Order, safe: &Safe) -> Option<(U
             Ok(()) => return None,
             Err(unfit) => {
                 worst = unfit;
-                rows.truncate(1);
+                rows.truncate(given);
                 rows.push(answer.row());
             }
         }
     }
     Some((worst, rows))
+}
+
+/// Whether an answer that came after the one that released, to the read that the loss cites, called the goods back.
+fn is_excused(facts: &Facts, theirs: &CmOrder, order: &Order, lost: &Lost) -> bool {
+    let released = order.safe.iter().rfind(|safe| safe.event < lost.event);
+    let released = released
+        .and_then(|safe| order.cited(safe.read_no, safe.event))
+        .and_then(|cited| theirs.that_said(cited.told, None).next())
+        .map_or(0, |(_, answer, _)| answer.n);
+    order.cited(lost.read_no, lost.event).is_some_and(|cited| {
+        theirs
+            .that_said(cited.told, facts.until(lost.event))
+            .any(|(_, answer, said)| answer.n > released && gone(facts, theirs, said))
+    })
 }
 
 fn each_release(
@@ -108,6 +118,9 @@ pub(crate) fn sound(facts: &Facts, check: &mut Check) {
             );
         }
     });
+    if facts.shipped.is_none() {
+        check.note("shipment.ndjson is missing: what a shipment service released is not known");
+    }
     let mut facts_of: HashMap<_, (&Order, u32)> = HashMap::new();
     for order in &facts.store.orders {
         for safe in &order.safe {
@@ -131,6 +144,17 @@ pub(crate) fn sound(facts: &Facts, check: &mut Check) {
 
 /// I-12: what was counted is what was ordered, within the tolerance, in minor units; everybody names the same amount.
 pub(crate) fn amount(facts: &Facts, check: &mut Check) {
+    let tolerance = facts.yardstick.tolerance_minor;
+    if let Some(theirs) = facts.meta.tolerance_minor.filter(|theirs| *theirs != tolerance) {
+        check.violated(
+            None,
+            format!("it goes by a tolerance of {theirs}, and {tolerance} was agreed (say otherwise with --tolerance-minor)"),
+            [format!("{META}:1")],
+        );
+    }
+    if facts.shipped.is_none() {
+        check.note("shipment.ndjson is missing: what a shipment service was told is not known");
+    }
     let ledger = shown(facts);
     each_release(facts, check, |check, order, safe, flaw| {
         if let Some((Unfit::Amount, rows)) = flaw {
@@ -142,13 +166,13 @@ pub(crate) fn amount(facts: &Facts, check: &mut Check) {
             return;
         }
         let ordered = ledger
-            .and_then(|ledger| theirs(ledger, order))
+            .and_then(|ledger| ledger.of(order))
             .map(|theirs| theirs.amount);
         let agreed = order
             .amount
             .is_some_and(|amount| amount.minor == safe.ordered.minor)
             && ordered.is_none_or(|ordered| ordered == safe.ordered.minor)
-            && (safe.counted.minor - safe.ordered.minor).abs() <= facts.meta.tolerance_minor;
+            && (safe.counted.minor - safe.ordered.minor).abs() <= tolerance;
         if !agreed {
             check.violated(
                 Some(order.name()),
@@ -199,6 +223,16 @@ pub(crate) fn currency(facts: &Facts, check: &mut Check) {
 
 /// I-14: the level that the provider gave is one of those that are accepted.
 pub(crate) fn level(facts: &Facts, check: &mut Check) {
+    let accepted = |levels: &[String]| -> BTreeSet<String> { levels.iter().cloned().collect() };
+    let ours = accepted(&facts.yardstick.safe_levels);
+    let theirs = facts.meta.safe_levels.as_deref().map(accepted);
+    if let Some(theirs) = theirs.filter(|theirs| *theirs != ours) {
+        check.violated(
+            None,
+            format!("it goes by the levels {theirs:?}, and {ours:?} were agreed (say otherwise with --safe-levels)"),
+            [format!("{META}:1")],
+        );
+    }
     each_release(facts, check, |check, order, _, flaw| {
         if let Some((Unfit::Level, rows)) = flaw {
             check.violated(
@@ -225,7 +259,7 @@ pub(crate) fn taken_back(facts: &Facts, check: &mut Check) {
     let Some(ledger) = shown(facts) else { return };
     let store = &facts.store;
     for order in store.orders.iter().filter(|order| !order.safe.is_empty()) {
-        let Some(theirs) = theirs(ledger, order) else {
+        let Some(theirs) = ledger.of(order) else {
             continue;
         };
         let mut epochs: HashMap<u32, usize> = HashMap::new();
@@ -238,12 +272,7 @@ pub(crate) fn taken_back(facts: &Facts, check: &mut Check) {
                     [store.row(first), store.row(lost.event)],
                 );
             }
-            let shown = theirs
-                .reads
-                .iter()
-                .filter_map(|read| read.said.as_ref())
-                .any(|said| fit(facts, theirs, said).is_err());
-            if !shown {
+            if !is_excused(facts, theirs, order, lost) {
                 check.violated(
                     Some(order.name()),
                     "a release was taken back, and no report gave a reason",
@@ -278,13 +307,7 @@ pub(crate) fn taken_back(facts: &Facts, check: &mut Check) {
         });
         let gone = last.and_then(|read| {
             let said = read.said.as_ref()?;
-            let gone = match fit(facts, theirs, said) {
-                Ok(()) => false,
-                Err(Unfit::NotSafe | Unfit::Level | Unfit::Currency | Unfit::MoneyBack) => true,
-                // More than was ordered is for a person, and calls no goods back.
-                Err(Unfit::Amount) => theirs.amount - said.net() > facts.meta.tolerance_minor,
-            };
-            read.answer.filter(|_| gone)
+            read.answer.filter(|_| gone(facts, theirs, said))
         });
         if let Some(row) = gone.filter(|_| stands && justified && facts.meta.quiescent) {
             check.violated(
@@ -390,7 +413,7 @@ pub(crate) fn live(facts: &Facts, check: &mut Check) {
     let limit = poll_ms.saturating_mul(1_000).saturating_add(AFTER_POLL_US);
     let mut took = vec![];
     for order in &facts.store.orders {
-        let (Some(theirs), Some(safe)) = (theirs(ledger, order), order.safe.first()) else {
+        let (Some(theirs), Some(safe)) = (ledger.of(order), order.safe.first()) else {
             continue;
         };
         let since = theirs
@@ -402,9 +425,6 @@ pub(crate) fn live(facts: &Facts, check: &mut Check) {
             continue;
         };
         let time = at.saturating_sub(since.at);
-        if time > AWAY_US {
-            continue;
-        }
         check.look();
         took.push(time);
         if time > limit {

@@ -69,15 +69,41 @@ pub struct Report {
 impl Report {
     /// Whether money, goods or evidence are wrong.
     pub fn failed(&self) -> bool {
-        self.checked
-            .iter()
-            .any(|checked| checked.violations > 0 && checked.severity != Severity::S3)
+        self.checked.iter().any(is_wrong)
     }
 
     /// The ids of the violated invariants.
     pub fn violated(&self) -> Vec<&'static str> {
         let violated = self.checked.iter().filter(|checked| checked.violations > 0);
         violated.map(|checked| checked.id).collect()
+    }
+
+    /// Those of `ids` that nothing was held against: not checked, or checked on no fact.
+    pub fn unproven<'i>(&self, ids: &[&'i str]) -> Vec<&'i str> {
+        let held = |id: &str| {
+            self.checked
+                .iter()
+                .any(|checked| checked.id == id && (checked.facts > 0 || checked.violations > 0))
+        };
+        ids.iter().copied().filter(|id| !held(id)).collect()
+    }
+
+    /// The verdict, and how much it stands on.
+    fn verdict(&self) -> String {
+        let all: Vec<&str> = TABLE.iter().map(|invariant| invariant.id).collect();
+        let unproven = self.unproven(&all);
+        let grave = TABLE
+            .iter()
+            .filter(|invariant| invariant.severity == Severity::S1 && unproven.contains(&invariant.id))
+            .count();
+        let checked = all.len() - unproven.len();
+        let verdict = if self.failed() {
+            let wrong = self.checked.iter().filter(|checked| is_wrong(checked)).count();
+            format!("FAILED: money, goods or evidence are wrong in {wrong} of {checked} invariants")
+        } else {
+            format!("no S1 and no S2 in {checked} of {} invariants", all.len())
+        };
+        format!("{verdict}; {} not checked ({grave} of them S1)", unproven.len())
     }
 
     /// For people.
@@ -126,17 +152,13 @@ impl Report {
                 let _ = writeln!(text, "    {row}");
             }
         }
-        let _ = writeln!(
-            text,
-            "\n{}",
-            if self.failed() {
-                "FAILED: money, goods or evidence are wrong"
-            } else {
-                "no S1 and no S2"
-            }
-        );
+        let _ = writeln!(text, "\n{}", self.verdict());
         text
     }
+}
+
+fn is_wrong(checked: &Checked) -> bool {
+    checked.violations > 0 && checked.severity != Severity::S3
 }
 
 /// One invariant while it is checked.
@@ -175,8 +197,13 @@ impl Check {
         }
     }
 
-    pub(crate) fn note(&mut self, note: String) {
-        self.note = Some(note);
+    /// What people should know of how it was checked, such as that half of it was not.
+    pub(crate) fn note(&mut self, note: impl Into<String>) {
+        let note = note.into();
+        self.note = Some(match self.note.take() {
+            Some(before) => format!("{before}; {note}"),
+            None => note,
+        });
     }
 
     /// It cannot be checked with what is there.
@@ -204,10 +231,11 @@ pub(crate) fn run(facts: &Facts) -> Report {
             note,
             reason,
         } = check;
-        if let Some(reason) = reason {
+        // What was found all the same is told.
+        if let Some(reason) = reason.as_ref().filter(|_| number == 0) {
             report.not_checked.push(NotChecked {
                 id: invariant.id,
-                reason,
+                reason: reason.clone(),
             });
             continue;
         }
@@ -226,7 +254,7 @@ pub(crate) fn run(facts: &Facts) -> Report {
             statement: invariant.statement,
             facts,
             violations: number,
-            note,
+            note: note.or(reason),
         });
     }
     report

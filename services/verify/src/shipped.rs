@@ -1,9 +1,6 @@
 //! What did a shipment service do? Deliveries, releases and holds, in the order in which its database committed them.
 
-use std::{
-    collections::{HashMap, HashSet},
-    path::Path,
-};
+use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -11,7 +8,7 @@ use uuid::Uuid;
 
 use crate::{
     export::SHIPMENT,
-    read::{VerifyError, records},
+    read::{Folder, VerifyError, records},
     stored::Money,
 };
 
@@ -43,7 +40,7 @@ struct Line {
 }
 
 impl Shipped {
-    pub(crate) fn read(dir: &Path) -> Result<Option<Self>, VerifyError> {
+    pub(crate) fn read(dir: &Folder<'_>) -> Result<Option<Self>, VerifyError> {
         let mut shipped = Self::default();
         let there = records(dir, SHIPMENT, |line, row: Line| {
             let done = Done {

@@ -188,7 +188,7 @@ fn replay_order(store: &Store, order: &Order, check: &mut Check) {
     }
 }
 
-/// One is live at a time; a closing is undone by money alone.
+/// One is live at a time, and one that was authorized may bring money until some came; a closing is undone by money alone.
 struct Attempts<'a> {
     order: &'a Order,
     live: HashSet<&'a str>,
@@ -215,6 +215,10 @@ impl<'a> Attempts<'a> {
                 }
                 if others {
                     return Err(format!("{id} was opened while another attempt was live"));
+                }
+                let authorized = |closing: &Closing| *closing == Closing::Authorized;
+                if self.closed.values().any(authorized) && !self.order.is_partially_paid(event) {
+                    return Err(format!("{id} was opened while another attempt was authorized"));
                 }
             }
             "AttemptClosed" => {

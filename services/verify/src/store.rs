@@ -3,7 +3,6 @@
 use std::{
     collections::{HashMap, hash_map::DefaultHasher},
     hash::{Hash as _, Hasher as _},
-    path::Path,
 };
 
 use jiff::Timestamp;
@@ -13,7 +12,7 @@ use uuid::Uuid;
 
 use crate::{
     export::EVENTS,
-    read::{VerifyError, parse, records},
+    read::{Folder, VerifyError, parse, records},
     stored::{self, Closing, Fact, Mismatch, Money, Operation, OrderFact, PaymentFact, Report, Resolution},
 };
 
@@ -57,7 +56,7 @@ pub(crate) struct Order {
     pub(crate) safe: Vec<Safe>,
     pub(crate) lost: Vec<Lost>,
     pub(crate) mismatches: Vec<(EventNo, Mismatch)>,
-    pub(crate) paid: Vec<(EventNo, bool)>,
+    pub(crate) paid: Vec<Paid>,
     pub(crate) canceled: Option<EventNo>,
     pub(crate) expired: Option<EventNo>,
 }
@@ -78,6 +77,14 @@ pub(crate) struct Observed {
     /// Of level and payments; see [`told`].
     pub(crate) told: u64,
     pub(crate) payments: Vec<String>,
+}
+
+/// Enough money came, or some.
+#[derive(Debug)]
+pub(crate) struct Paid {
+    pub(crate) event: EventNo,
+    pub(crate) whole: bool,
+    pub(crate) paid: Money,
 }
 
 #[derive(Debug)]
@@ -133,9 +140,18 @@ pub(crate) enum What {
     },
     Authorized {
         provider_payment: String,
+        amount: Money,
+        confidence: String,
     },
-    /// Without money.
-    Ended,
+    Ended(Ending),
+}
+
+/// How an attempt ended without money.
+#[derive(Debug)]
+pub(crate) enum Ending {
+    Failed { reason: String },
+    Canceled,
+    Expired,
 }
 
 /// A row that is not what it should be; told by I-35.
@@ -183,14 +199,14 @@ struct Metadata {
 }
 
 impl Store {
-    pub(crate) fn read(dir: &Path) -> Result<Self, VerifyError> {
+    pub(crate) fn read(dir: &Folder<'_>) -> Result<Self, VerifyError> {
         let mut store = Self::default();
         let there = records(dir, EVENTS, |line, event: Line| store.take(line, event))?;
         if there {
             Ok(store)
         } else {
             Err(VerifyError::Unreadable {
-                path: dir.join(EVENTS),
+                path: dir.path.join(EVENTS),
                 source: std::io::ErrorKind::NotFound.into(),
             })
         }
@@ -278,6 +294,16 @@ impl Store {
         ids.filter_map(|(_, id)| self.by_payment.get(id).map(|at| &self.payments[*at]))
     }
 
+    /// The report that a fact of this order, or of its attempts, stands on: the one that was taken in with it, or else the last one
+    /// before it.
+    pub(crate) fn basis<'o>(&self, order: &'o Order, fact: EventNo) -> Option<&'o Observed> {
+        let together = |observed: &Observed| self.events[observed.event].command == self.events[fact].command;
+        order
+            .observed
+            .iter()
+            .rfind(|observed| observed.event < fact || together(observed))
+    }
+
     /// The last position of a part; 0 while it is empty.
     pub(crate) fn head(&self, part: i32) -> i64 {
         let positions = self.events.iter().filter(|event| event.part == part);
@@ -286,6 +312,27 @@ impl Store {
 }
 
 impl Order {
+    /// What was taken in of the read with this number, until `until`: what a fact that cites the read stands on.
+    pub(crate) fn cited(&self, read_no: i64, until: EventNo) -> Option<&Observed> {
+        self.observed
+            .iter()
+            .rfind(|observed| observed.read_no == read_no && observed.event <= until)
+    }
+
+    /// How the attempt had ended before an event, if it had.
+    pub(crate) fn closing(&self, payment: &str, before: EventNo) -> Option<Closing> {
+        let closings = self.closed.iter().rev();
+        closings
+            .filter(|(event, closed, _)| closed == payment && *event < before)
+            .map(|(_, _, closing)| *closing)
+            .next()
+    }
+
+    /// Whether money had come before an event, and not enough.
+    pub(crate) fn is_partially_paid(&self, before: EventNo) -> bool {
+        self.paid.iter().any(|paid| !paid.whole && paid.event < before)
+    }
+
     /// What people call it.
     pub(crate) fn name(&self) -> &str {
         if self.reference.is_empty() {
@@ -338,12 +385,20 @@ impl Order {
                 });
                 "ProviderReportObserved"
             }
-            OrderFact::OrderPartiallyPaid { .. } => {
-                self.paid.push((event, false));
+            OrderFact::OrderPartiallyPaid { paid, .. } => {
+                self.paid.push(Paid {
+                    event,
+                    whole: false,
+                    paid,
+                });
                 "OrderPartiallyPaid"
             }
-            OrderFact::OrderPaid { .. } => {
-                self.paid.push((event, true));
+            OrderFact::OrderPaid { paid, .. } => {
+                self.paid.push(Paid {
+                    event,
+                    whole: true,
+                    paid,
+                });
                 "OrderPaid"
             }
             OrderFact::AmountMismatchFound { what } => {
@@ -444,16 +499,22 @@ impl Payment {
                 },
             ),
             PaymentFact::PaymentAuthorized {
-                provider_payment_id, ..
+                provider_payment_id,
+                amount,
+                confidence,
             } => (
                 "PaymentAuthorized",
                 What::Authorized {
                     provider_payment: provider_payment_id,
+                    amount,
+                    confidence,
                 },
             ),
-            PaymentFact::PaymentFailed { .. } => ("PaymentFailed", What::Ended),
-            PaymentFact::PaymentCanceled { .. } => ("PaymentCanceled", What::Ended),
-            PaymentFact::PaymentExpired => ("PaymentExpired", What::Ended),
+            PaymentFact::PaymentFailed { reason } => {
+                ("PaymentFailed", What::Ended(Ending::Failed { reason }))
+            }
+            PaymentFact::PaymentCanceled { .. } => ("PaymentCanceled", What::Ended(Ending::Canceled)),
+            PaymentFact::PaymentExpired => ("PaymentExpired", What::Ended(Ending::Expired)),
         };
         self.steps.push(Step { event, what });
         kind
@@ -462,7 +523,7 @@ impl Payment {
     /// The provider's ids that are known to be this attempt's own.
     pub(crate) fn provider_payments(&self) -> impl Iterator<Item = &str> {
         self.steps.iter().filter_map(|step| match &step.what {
-            What::Redirected { provider_payment } | What::Authorized { provider_payment } => {
+            What::Redirected { provider_payment } | What::Authorized { provider_payment, .. } => {
                 Some(provider_payment.as_str())
             }
             What::Resolved {
@@ -473,7 +534,7 @@ impl Payment {
             | What::Started
             | What::Attempted { .. }
             | What::Unknown { .. }
-            | What::Ended => None,
+            | What::Ended(_) => None,
         })
     }
 
@@ -545,7 +606,7 @@ struct Place {
 
 impl Prefix {
     /// `None` without an earlier export. Only digests of lines are kept.
-    pub(crate) fn read(dir: &Path, earlier: &'static str) -> Result<Option<Self>, VerifyError> {
+    pub(crate) fn read(dir: &Folder<'_>, earlier: &'static str) -> Result<Option<Self>, VerifyError> {
         let mut known: HashMap<(i32, i64), u64> = HashMap::new();
         let place = |file, line, text: &[u8]| -> Result<((i32, i64), u64), VerifyError> {
             let Place { part, position } = parse(file, line, text)?;
