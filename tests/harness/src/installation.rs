@@ -30,7 +30,7 @@ use tokio::time::{Instant, sleep};
 
 pub use process::{End, Process, Unasked, now, send};
 pub use settings::login;
-pub use usage::{Usage, usage};
+pub use usage::{Usage, usage, usage_of};
 
 /// The shop whose orders are notified of, and another one.
 pub const SHOP: &str = "demo-shop";
