@@ -8,6 +8,7 @@ use std::{
 };
 
 use clap::Args;
+use kassa_harness::args::between;
 use kassa_harness::installation::{Installation, Plan};
 use kassa_infra::run::{RunFolder, cache_dir};
 use serde_json::{Value, json};
@@ -29,19 +30,22 @@ const STRIDE: u64 = 7_919;
 
 /// Append, judgement, questions and start-up with few orders stored, and with many.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
+#[command(
+    allow_negative_numbers = true,
+    after_help = "Examples:
   kassa bench growth
   kassa bench growth --orders 200000 --format json
-  kassa bench growth --few 1000 --orders 20000")]
+  kassa bench growth --few 1000 --orders 20000"
+)]
 pub struct GrowthArgs {
     /// Orders in the store that is small.
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(100..=1_000_000))]
+    #[arg(long, default_value_t = 10_000, value_parser = between(100_u64, 1_000_000, "orders"))]
     few: u64,
     /// Orders in the store that is large: some 15 KB of disk each.
-    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(100..=10_000_000))]
+    #[arg(long, default_value_t = 1_000_000, value_parser = between(100_u64, 10_000_000, "orders"))]
     orders: u64,
     /// New payments that are made in each, one after the other.
-    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(10..=100_000))]
+    #[arg(long, default_value_t = 500, value_parser = between(10_u64, 100_000, "payments"))]
     payments: u64,
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
@@ -70,7 +74,26 @@ const WHAT: [(&str, &str); 5] = [
     ),
 ];
 
+impl GrowthArgs {
+    /// Two stores of one size, or the wrong way round, compare nothing.
+    fn sizes(&self) -> Result<(), clap::Error> {
+        if self.few < self.orders {
+            return Ok(());
+        }
+        let (few, orders) = (self.few, self.orders);
+        Err(clap::Error::raw(
+            clap::error::ErrorKind::ValueValidation,
+            format!(
+                "--few {few} is not less than --orders {orders}: give fewer orders for the small store\n"
+            ),
+        ))
+    }
+}
+
 pub(crate) async fn run(args: &GrowthArgs, exe: PathBuf) -> anyhow::Result<ExitCode> {
+    if let Err(refused) = args.sizes() {
+        refused.exit();
+    }
     let folder = RunFolder::new(&std::path::absolute(cache_dir())?)?;
     let mut sites = [
         Site::open(&exe, folder.path().join("few"), args.few).await?,
@@ -233,6 +256,33 @@ fn told(format: Format, few: &mut Site, many: &mut Site) -> anyhow::Result<()> {
                 .map(|(name, what)| format!("{name}: {what}\n"))
                 .collect();
             report::print(&format!("{}{}", aligned(&rows), meant.concat()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: GrowthArgs,
+    }
+
+    #[test]
+    fn the_small_store_is_the_smaller_one() {
+        for (few, orders, fits) in [
+            ("2000", "1000", false),
+            ("1000", "1000", false),
+            ("999", "1000", true),
+        ] {
+            let line = Line::try_parse_from(["growth", "--few", few, "--orders", orders]);
+            let sizes = line.expect("it is understood").args.sizes();
+            assert_eq!(sizes.is_ok(), fits, "{few} {orders}");
+            assert!(sizes.err().is_none_or(|refused| refused.exit_code() == 2));
         }
     }
 }

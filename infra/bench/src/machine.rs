@@ -3,10 +3,11 @@
 use std::{
     fs::{self, File},
     io::{Seek as _, SeekFrom, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
+use kassa_harness::installation::usage_of;
 use serde_json::{Value, json};
 
 use crate::report::Waits;
@@ -14,78 +15,73 @@ use crate::report::Waits;
 /// A page of PostgreSQL's log.
 const FLUSHED_BYTES: usize = 8 * 1024;
 
-/// What does it take until this much is on disk, as a commit waits for it? Blocks for about `time`.
+/// Has the disk keep a page, as a commit does, and tells how long that took.
+#[derive(Debug)]
+pub struct FlushProbe {
+    file: File,
+    path: PathBuf,
+    n: u64,
+}
+
+/// As in PostgreSQL, the file has its length before: a flush of data only.
+const PAGES: u64 = 256;
+const PAGE: [u8; FLUSHED_BYTES] = [0x5a; FLUSHED_BYTES];
+
+impl FlushProbe {
+    /// # Errors
+    /// When a file in `dir` cannot be written.
+    pub fn new(dir: &Path) -> std::io::Result<Self> {
+        let path = dir.join("fsync-probe");
+        let mut file = File::create(&path)?;
+        for _ in 0..PAGES {
+            file.write_all(&PAGE)?;
+        }
+        file.sync_all()?;
+        Ok(Self { file, path, n: 0 })
+    }
+
+    /// # Errors
+    /// The disk's.
+    pub fn flush(&mut self) -> std::io::Result<Duration> {
+        let bytes = u64::try_from(FLUSHED_BYTES).unwrap_or(u64::MAX);
+        self.file.seek(SeekFrom::Start(self.n % PAGES * bytes))?;
+        self.n += 1;
+        let began = Instant::now();
+        self.file.write_all(&PAGE)?;
+        self.file.sync_data()?;
+        Ok(began.elapsed())
+    }
+}
+
+impl Drop for FlushProbe {
+    fn drop(&mut self) {
+        // The folder of the run goes, too.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// What does it take until a page is on disk? Blocks for about `time`.
 ///
 /// # Errors
 /// When a file in `dir` cannot be written.
 pub fn flushes(dir: &Path, time: Duration) -> std::io::Result<Waits> {
-    let path = dir.join("fsync-probe");
-    let mut file = File::create(&path)?;
-    let page = [0x5a; FLUSHED_BYTES];
-    // As in PostgreSQL, the file has its length before: a flush of data only.
-    for _ in 0..256 {
-        file.write_all(&page)?;
-    }
-    file.sync_all()?;
+    let mut probe = FlushProbe::new(dir)?;
     let mut waits = Waits::default();
     let until = Instant::now() + time;
-    let mut n = 0_u64;
     while Instant::now() < until {
-        file.seek(SeekFrom::Start(n % 256 * 8 * 1024))?;
-        let began = Instant::now();
-        file.write_all(&page)?;
-        file.sync_data()?;
-        waits.add(began.elapsed());
-        n += 1;
+        waits.add(probe.flush()?);
     }
-    drop(file);
-    fs::remove_file(&path)?;
     Ok(waits)
 }
 
 /// Processor time that a process and those it has waited for have used.
 pub fn cpu(pid: u32) -> Option<Duration> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name may hold anything, also blanks and parentheses; the numbers follow the last one.
-    let numbers: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    // utime, stime, cutime, cstime are the fields 14 to 17 of proc(5); the first after the name is 3.
-    let ticks: u64 = numbers
-        .get(11..15)?
-        .iter()
-        .map(|field| field.parse::<u64>().unwrap_or(0))
-        .sum();
-    let a_second = rustix::param::clock_ticks_per_second().max(1);
-    Some(Duration::from_millis(ticks.saturating_mul(1_000) / a_second))
-}
-
-/// As [`cpu`], with its children that live: PostgreSQL's server processes, for one.
-pub fn cpu_with_children(pid: u32) -> Duration {
-    let own = cpu(pid).unwrap_or_default();
-    own + children(pid).into_iter().filter_map(cpu).sum::<Duration>()
-}
-
-/// Those whose parent is `pid`.
-pub fn children(pid: u32) -> Vec<u32> {
-    let threads = fs::read_dir(format!("/proc/{pid}/task"))
-        .into_iter()
-        .flatten()
-        .flatten();
-    let lists = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
-    lists
-        .flat_map(|list| {
-            list.split_whitespace()
-                .filter_map(|child| child.parse().ok())
-                .collect::<Vec<u32>>()
-        })
-        .collect()
+    usage_of(pid).map(|usage| usage.cpu)
 }
 
 /// Memory of a process that is not on disk as well, in bytes.
 pub fn resident_bytes(pid: u32) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kilobytes: u64 = line.split_whitespace().next()?.parse().ok()?;
-    Some(kilobytes * 1024)
+    usage_of(pid).map(|usage| usage.rss_bytes)
 }
 
 /// Cores, processor, memory and kernel, as found.

@@ -18,9 +18,10 @@ pub(crate) mod storm;
 use std::{collections::BTreeMap, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Args;
+use kassa_harness::args::between;
 
 use self::{
-    machine::{Commits, FsyncProbe, OTHERS, Sample},
+    machine::{Commits, FsyncProbe, MEGABYTE, OTHERS, Sample},
     report::{Latencies, Report},
     rig::Layout,
     shoppers::Arrivals,
@@ -31,15 +32,18 @@ use crate::report::{self as told, Format};
 
 /// Whole payments: through simulator, notification, judgement and shipment.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
+#[command(
+    allow_negative_numbers = true,
+    after_help = "Examples:
   kassa bench payments --rate 100 --seconds 60
   kassa bench payments --rate 200 --seconds 60 --poisson --format json
-  kassa bench payments --rate 50 --seconds 20 --roles apart")]
+  kassa bench payments --rate 50 --seconds 20 --roles apart"
+)]
 pub struct PaymentsArgs {
     /// Shoppers who arrive in a second.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, default_value_t = 100, value_parser = between(1_u32, 10_000, "shoppers a second"))]
     rate: u32,
-    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    #[arg(long, default_value_t = 60, value_parser = between(1_u32, 3_600, "seconds"))]
     seconds: u32,
     /// At random moments, as independent shoppers arrive, rather than evenly.
     #[arg(long)]
@@ -63,7 +67,7 @@ pub(crate) async fn run(args: &PaymentsArgs, exe: PathBuf) -> anyhow::Result<Exi
         seed: args.seed,
     };
     told::progress(&format!("{} shoppers/s for {} s", args.rate, args.seconds));
-    let fsync = FsyncProbe::start(&stage.rig.folder.0)?;
+    let fsync = FsyncProbe::start(stage.rig.folder.path())?;
     let commits = Commits::so_far(&stage.database).await?;
     let began = stage.clock.now();
     let before = Sample::of(&stage.rig);
@@ -85,8 +89,8 @@ pub(crate) async fn run(args: &PaymentsArgs, exe: PathBuf) -> anyhow::Result<Exi
     let by_role: BTreeMap<_, _> = after
         .0
         .iter()
-        .filter(|(name, _)| !OTHERS.contains(name))
-        .map(|(name, used)| (*name, used.resident_kb / 1024))
+        .filter(|(name, _)| !OTHERS.contains(&name.as_str()))
+        .map(|(name, used)| (name.clone(), used.rss_bytes / MEGABYTE))
         .collect();
     let report = Report {
         layout: args.roles.name(),
@@ -97,6 +101,7 @@ pub(crate) async fn run(args: &PaymentsArgs, exe: PathBuf) -> anyhow::Result<Exi
         shoppers: shopping.ways.len(),
         delivered: latencies.delivered.len(),
         missing: latencies.missing,
+        unserved: latencies.unserved,
         dropped: shopping.dropped,
         held_per_second_tenths: latencies.held_tenths(),
         generator_late_max_us: shopping.late_max,
@@ -120,8 +125,7 @@ pub(crate) async fn run(args: &PaymentsArgs, exe: PathBuf) -> anyhow::Result<Exi
         Format::Table => told::print(&report.as_table())?,
         Format::Json => told::print_json(&serde_json::to_value(&report)?)?,
     }
-    let valid = report.dropped == 0 && report.missing == 0 && report.verified.violations == 0;
-    Ok(if valid {
+    Ok(if report.is_valid() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use clap::Args;
+use kassa_harness::args::between;
 use serde_json::{Value, json};
 use tokio::process::Command;
 use tokio_postgres::Client;
@@ -29,13 +30,16 @@ const MEGABYTE: u64 = 1024 * 1024;
 
 /// Building both read models anew, beside those that serve.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
+#[command(
+    allow_negative_numbers = true,
+    after_help = "Examples:
   kassa bench rebuild
   kassa bench rebuild --events 200000 --format json
-  kassa bench rebuild --events 20000")]
+  kassa bench rebuild --events 20000"
+)]
 pub struct RebuildArgs {
     /// Events that are stored before; about so many, since an order has more than one.
-    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(100..=50_000_000))]
+    #[arg(long, default_value_t = 1_000_000, value_parser = between(100_u64, 50_000_000, "events"))]
     events: u64,
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,

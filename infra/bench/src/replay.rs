@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use clap::Args;
 use futures::TryStreamExt as _;
+use kassa_harness::args::between;
 use serde_json::json;
 use tokio::{io::AsyncReadExt as _, process::Command};
 
@@ -27,16 +28,19 @@ const MEGABYTE: u64 = 1024 * 1024;
 
 /// Reading the log again, against a raw ordered COPY.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
+#[command(
+    allow_negative_numbers = true,
+    after_help = "Examples:
   kassa bench replay
   kassa bench replay --events 200000 --format json
-  kassa bench replay --events 20000")]
+  kassa bench replay --events 20000"
+)]
 pub struct ReplayArgs {
     /// Events that are stored before; about so many, since an order has more than one.
-    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(100..=50_000_000))]
+    #[arg(long, default_value_t = 1_000_000, value_parser = between(100_u64, 50_000_000, "events"))]
     events: u64,
     /// Each way is gone so many times, in turns; the middle one counts.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=20))]
+    #[arg(long, default_value_t = 3, value_parser = between(1_u32, 20, "rounds"))]
     rounds: u32,
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,

@@ -43,9 +43,14 @@ impl Waits {
             self.micros.sort_unstable();
             self.sorted = true;
         }
-        let rank = (self.micros.len() * per_mille).div_ceil(1_000);
-        self.micros.get(rank.saturating_sub(1)).copied().unwrap_or(0)
+        at(&self.micros, per_mille).unwrap_or(0)
     }
+}
+
+/// The smallest of sorted values that `per_mille` of a thousand do not exceed: one that was measured. None of none.
+pub fn at<T: Copy>(sorted: &[T], per_mille: usize) -> Option<T> {
+    let rank = (sorted.len() * per_mille).div_ceil(1_000);
+    sorted.get(rank.saturating_sub(1)).copied()
 }
 
 /// The middle one; of an even number, the lower of the two.

@@ -9,6 +9,8 @@ use std::{
 use clap::{Args, Subcommand};
 
 use crate::{
+    args::between,
+    fault::{self, NONE},
     run::Asked,
     shipment::{self, ShipmentArgs},
     sweep::{SWEPT, Sweep},
@@ -18,11 +20,12 @@ use crate::{
 /// Runs seeded payments on private servers, with seeded faults, and verifies what is left.
 ///
 /// Every role is a process of its own, twice. The same orders are then played without faults: both must end in the same
-/// state. Exit code 1 where an invariant of severity S1 or S2 is violated, or an order ends differently; the folder with the
-/// exports, the logs and the schedule is kept then.
+/// state. Exit code 1 where an invariant of severity S1 or S2 is violated or was held against nothing, a process broke, an
+/// order ends differently, or no fault did anything; the folder with the exports, the logs and the schedule is kept then.
 #[derive(Debug, Args)]
 #[command(
     args_conflicts_with_subcommands = true,
+    allow_negative_numbers = true,
     after_help = "Examples:
   kassa chaos --minutes 20 --seed 7
   kassa chaos --minutes 0.5 --seed 7 --only kill
@@ -31,19 +34,19 @@ use crate::{
 pub struct ChaosArgs {
     /// How long payments are made and faults injected; 0.5 is half a minute.
     #[arg(long, default_value = "2", value_name = "M", value_parser = minutes)]
-    pub minutes: Duration,
+    pub minutes: Minutes,
     /// The same seed, the same payments and faults.
     #[arg(long, default_value_t = 1, value_name = "S")]
     pub seed: u64,
     /// How many orders come in a minute.
-    #[arg(long, default_value_t = 150, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=6_000))]
+    #[arg(long, default_value_t = 150, value_name = "N", value_parser = between(1_u64, 6_000, "orders a minute"))]
     pub per_minute: u64,
     /// A fault so many seconds after the other, in the mean.
-    #[arg(long, default_value_t = 12, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    #[arg(long, default_value_t = 12, value_name = "SECONDS", value_parser = between(1_u64, 3_600, "seconds"))]
     pub every: u64,
-    /// Only faults whose name begins so.
-    #[arg(long, default_value = "", value_name = "KIND")]
-    pub only: String,
+    /// Only faults whose name begins so, or none; --help lists them.
+    #[arg(long, value_name = "KIND", value_parser = only, long_help = only_in_full())]
+    pub only: Option<String>,
     /// Does not play the same orders without faults.
     #[arg(long)]
     pub alone: bool,
@@ -74,18 +77,44 @@ enum Part {
     ShipmentService(ShipmentArgs),
 }
 
+/// A length of time, and how it was typed: another spelling may be another length.
+#[derive(Debug, Clone)]
+pub struct Minutes {
+    typed: String,
+    lasts: Duration,
+}
+
 /// A tenth of a minute to a day.
-fn minutes(text: &str) -> Result<Duration, String> {
-    let wrong = || "0.1 to 1440".to_owned();
-    let minutes: f64 = text.parse().map_err(|_| wrong())?;
+fn minutes(text: &str) -> Result<Minutes, String> {
+    let minutes = between(0.1, 1_440.0, "minutes")(text)?;
     #[expect(clippy::float_arithmetic, reason = "a length of time, typed by a person")]
-    let length = Duration::try_from_secs_f64(minutes * 60.0).map_err(|_| wrong())?;
-    let fits = Duration::from_secs(6)..=Duration::from_secs(24 * 3_600);
-    if fits.contains(&length) {
-        Ok(length)
+    let lasts = Duration::try_from_secs_f64(minutes * 60.0).map_err(|error| error.to_string())?;
+    Ok(Minutes {
+        typed: text.to_owned(),
+        lasts,
+    })
+}
+
+/// The beginning of a kind's name. A run of a kind that there is not would be one without faults.
+fn only(text: &str) -> Result<String, String> {
+    let known = !text.is_empty() && fault::kinds().iter().any(|kind| kind.name.starts_with(text));
+    if known || text == NONE {
+        Ok(text.to_owned())
     } else {
-        Err(wrong())
+        Err(format!("there are {}", kinds()))
     }
+}
+
+fn only_in_full() -> String {
+    format!(
+        "Only faults whose name begins so: {}. Clocks go wrong where the seed is even, or where nothing else is asked for",
+        kinds()
+    )
+}
+
+fn kinds() -> String {
+    let names: Vec<&str> = fault::kinds().iter().map(|kind| kind.name).collect();
+    format!("{}, and {NONE} for a run without any", names.join(", "))
 }
 
 /// Runs it; `exe` is the binary whose `serve` starts a role.
@@ -101,25 +130,21 @@ pub async fn run(args: &ChaosArgs, exe: PathBuf) -> anyhow::Result<ExitCode> {
     if args.sweep {
         return swept(args, exe, cache_dir).await;
     }
+    let kept = Kept::new(&cache_dir, args.seed)?;
     let asked = Asked {
         exe,
-        folder: folder(&cache_dir, args.seed)?,
+        folder: kept.folder.clone(),
         cache_dir,
         seed: args.seed,
-        lasts: args.minutes,
+        lasts: args.minutes.lasts,
         payments_per_minute: args.per_minute,
         fault_every: Duration::from_secs(args.every),
-        only: args.only.clone(),
+        only: args.only.clone().unwrap_or_default(),
         doubled: true,
     };
     let verdict = both(&asked, !args.alone, &mut |text: &str| eprintln!("{text}")).await;
     let good = verdict.as_ref().is_ok_and(Verdict::good);
-    if good && !args.keep {
-        std::fs::remove_dir_all(&asked.folder)?;
-    } else {
-        keep(&asked.folder)?;
-        eprintln!("kept       {}", asked.folder.display());
-    }
+    kept.end(good && !args.keep)?;
     if !good {
         eprintln!("again      {}", again(args));
     }
@@ -129,9 +154,10 @@ pub async fn run(args: &ChaosArgs, exe: PathBuf) -> anyhow::Result<ExitCode> {
 
 /// Sweeps, and keeps the folder where a payment did not end well.
 async fn swept(args: &ChaosArgs, exe: PathBuf, cache_dir: PathBuf) -> anyhow::Result<ExitCode> {
+    let kept = Kept::new(&cache_dir, args.seed)?;
     let sweep = Sweep {
         exe,
-        folder: folder(&cache_dir, args.seed)?,
+        folder: kept.folder.clone(),
         cache_dir,
         roles: args
             .role
@@ -142,12 +168,13 @@ async fn swept(args: &ChaosArgs, exe: PathBuf, cache_dir: PathBuf) -> anyhow::Re
         budget: None,
     };
     let swept = sweep.run(|line| eprintln!("{line}")).await;
-    let good = swept.as_ref().is_ok_and(|swept| swept.failures.is_empty());
-    if good && !args.keep {
-        std::fs::remove_dir_all(&sweep.folder)?;
-    } else {
-        keep(&sweep.folder)?;
-        eprintln!("kept       {}", sweep.folder.display());
+    // One that killed nobody has proven nothing.
+    let good = swept
+        .as_ref()
+        .is_ok_and(|swept| swept.failures.is_empty() && swept.kills > 0);
+    kept.end(good && !args.keep)?;
+    if !good {
+        eprintln!("again      {}", again(args));
     }
     let swept = swept?;
     println!("kills      {}", swept.kills);
@@ -178,30 +205,63 @@ pub async fn both(asked: &Asked, compare: bool, say: &mut dyn FnMut(&str)) -> an
 
 /// The one command that repeats it.
 fn again(args: &ChaosArgs) -> String {
-    let mut words = format!(
-        "kassa chaos --minutes {} --seed {} --per-minute {} --every {}",
-        decimal(args.minutes),
-        args.seed,
-        args.per_minute,
-        args.every
-    );
-    if !args.only.is_empty() {
-        words += &format!(" --only {}", args.only);
+    let mut words = vec!["kassa chaos".to_owned()];
+    if args.sweep {
+        words.push("--sweep".to_owned());
+        words.extend(args.role.iter().map(|role| format!("--role {role}")));
+        return words.join(" ");
     }
-    words
+    words.push(format!("--minutes {}", args.minutes.typed));
+    words.push(format!("--seed {}", args.seed));
+    words.push(format!("--per-minute {}", args.per_minute));
+    words.push(format!("--every {}", args.every));
+    words.extend(args.only.iter().map(|only| format!("--only {only}")));
+    words.extend(args.alone.then(|| "--alone".to_owned()));
+    words.join(" ")
 }
 
-/// Minutes, with hundredths.
-fn decimal(length: Duration) -> String {
-    let hundredths = length.as_millis() / 600;
-    format!("{}.{:02}", hundredths / 100, hundredths % 100)
+/// The folder of a run. Who ends before the run does, as by Ctrl-C, leaves it and is told where.
+#[derive(Debug)]
+struct Kept {
+    folder: PathBuf,
+    told: bool,
+}
+
+impl Kept {
+    fn new(cache_dir: &Path, seed: u64) -> anyhow::Result<Self> {
+        Ok(Self {
+            folder: folder(cache_dir, seed)?,
+            told: false,
+        })
+    }
+
+    fn end(mut self, unwanted: bool) -> anyhow::Result<()> {
+        self.told = true;
+        if unwanted {
+            return Ok(std::fs::remove_dir_all(&self.folder)?);
+        }
+        keep(&self.folder)?;
+        eprintln!("kept       {}", self.folder.display());
+        Ok(())
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if !self.told {
+            // Where even this fails, the next run removes it.
+            let _ = keep(&self.folder);
+            eprintln!("kept       {}", self.folder.display());
+        }
+    }
 }
 
 /// Found by the next run, which removes those that nobody wanted kept.
 const KEPT: &str = "KEPT";
 
 fn keep(folder: &Path) -> anyhow::Result<()> {
-    for part in ["with", "without"] {
+    // A sweep has one installation, in the folder itself.
+    for part in ["with", "without", "."] {
         for data in ["pg", "nats", "simulator"] {
             // Large, and not what a person reads; the servers' logs go with it.
             let data = folder.join(part).join(data);
@@ -233,4 +293,71 @@ fn folder(cache_dir: &Path, seed: u64) -> anyhow::Result<PathBuf> {
     let _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(&folder)?;
     Ok(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: ChaosArgs,
+    }
+
+    fn parsed(words: &[&str]) -> Result<ChaosArgs, String> {
+        let line = Line::try_parse_from([&["chaos"][..], words].concat());
+        line.map(|line| line.args).map_err(|error| {
+            assert_eq!(error.exit_code(), 2);
+            error.to_string()
+        })
+    }
+
+    #[test]
+    fn the_command_that_repeats_a_run_is_that_of_the_run() {
+        for line in [
+            "--minutes 0.333 --seed 7 --per-minute 60 --every 3 --only kill --alone",
+            "--minutes 20 --seed 1 --per-minute 150 --every 12",
+        ] {
+            let words: Vec<&str> = line.split(' ').collect();
+            let args = parsed(&words).expect("it is understood");
+            assert_eq!(again(&args), format!("kassa chaos {line}"));
+        }
+        let swept = parsed(&["--sweep", "--role", "relay"]).expect("it is understood");
+        assert_eq!(again(&swept), "kassa chaos --sweep --role relay");
+    }
+
+    #[test]
+    fn a_kind_that_there_is_not_is_refused_with_those_that_there_are() {
+        let refused = parsed(&["--only", "nonsense"]).expect_err("there is no such kind");
+        assert!(
+            refused.contains("stop-cont") && refused.contains("cm-answer-lost"),
+            "{refused}"
+        );
+        let line = <Line as clap::CommandFactory>::command()
+            .render_long_help()
+            .to_string();
+        for kind in fault::kinds() {
+            assert!(parsed(&["--only", kind.name]).is_ok() && refused.contains(kind.name));
+            assert!(line.contains(kind.name), "{line}");
+        }
+        assert!(parsed(&["--only", "cm-"]).is_ok() && parsed(&["--only", NONE]).is_ok());
+        assert!(parsed(&["--only", ""]).is_err());
+    }
+
+    #[test]
+    fn what_is_out_of_range_is_told_name_value_range_and_unit() {
+        for (words, wanted) in [
+            (["--minutes", "0"], "0.1 to 1440 minutes"),
+            (["--minutes", "-3"], "0.1 to 1440 minutes"),
+            (["--every", "-3"], "1 to 3600 seconds"),
+        ] {
+            let refused = parsed(&words).expect_err("it is out of range");
+            for part in [words[0], format!("'{}'", words[1]).as_str(), wanted] {
+                assert!(refused.contains(part), "{refused}");
+            }
+        }
+    }
 }

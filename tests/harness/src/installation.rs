@@ -28,9 +28,9 @@ use kassa_infra::servers::{Nats, Postgres};
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep};
 
-pub use process::{End, Process, now, send};
+pub use process::{End, Process, Unasked, now, send};
 pub use settings::login;
-pub use usage::{Usage, usage};
+pub use usage::{Usage, usage, usage_of};
 
 /// The shop whose orders are notified of, and another one.
 pub const SHOP: &str = "demo-shop";
@@ -211,8 +211,6 @@ pub struct Access {
     pub nats_url: String,
     /// The simulator.
     pub cm_url: String,
-    /// Where CM notifies of `SHOP`, up to and without `?id=`.
-    pub hooks_url: String,
     /// The HTTP API.
     pub api_url: String,
 }
@@ -255,6 +253,7 @@ pub struct Installation {
     edges: Arc<dyn Edges>,
     http: reqwest::Client,
     ends: Vec<End>,
+    unasked: Vec<Unasked>,
 }
 
 impl fmt::Debug for Installation {
@@ -346,8 +345,12 @@ impl Installation {
     /// # Errors
     /// When it does not run.
     pub fn kill(&mut self, name: &str) -> anyhow::Result<End> {
-        let end = self.process(name)?.kill()?;
-        self.ends.push(end.clone());
+        let (end, before) = self.process(name)?.kill()?;
+        match before {
+            // There was nothing left to kill.
+            Some(before) => self.unasked.push(before),
+            None => self.ends.push(end.clone()),
+        }
         Ok(end)
     }
 
@@ -393,18 +396,39 @@ impl Installation {
         &self.ends
     }
 
-    /// Starts again what ended by itself, as a supervisor does; the names and how they ended.
+    /// Everything that ended although nobody had told it to, so far.
+    #[must_use]
+    pub fn unasked(&self) -> &[Unasked] {
+        &self.unasked
+    }
+
+    /// What processes wrote of panics, by their names.
+    #[must_use]
+    pub fn panics(&self) -> Vec<String> {
+        let of = |process: &Process| {
+            let name = process.name.clone();
+            process
+                .panics()
+                .into_iter()
+                .map(move |line| format!("{name}: {line}"))
+                .collect::<Vec<_>>()
+        };
+        self.processes.values().flat_map(of).collect()
+    }
+
+    /// Starts again what ended by itself, as a supervisor does; what that was.
     ///
     /// # Errors
     /// When one cannot be started.
-    pub fn supervise(&mut self) -> anyhow::Result<Vec<(String, String)>> {
+    pub fn supervise(&mut self) -> anyhow::Result<Vec<Unasked>> {
         let mut again = Vec::new();
         for process in self.processes.values_mut() {
             if let Some(status) = process.ended() {
-                again.push((process.name.clone(), status.to_string()));
+                again.push(Unasked::of(&process.name, status));
                 process.start()?;
             }
         }
+        self.unasked.extend(again.iter().cloned());
         Ok(again)
     }
 
@@ -424,10 +448,10 @@ impl Installation {
         asked.await.is_ok_and(|answer| answer.status() == 200)
     }
 
-    /// Waits until a process is ready. One that ends meanwhile, because a server is away, is started again.
+    /// Waits until a process is ready.
     ///
     /// # Errors
-    /// After a minute: with the end of its log.
+    /// When it ends, or after a minute: with the end of its log.
     pub async fn until_ready(&mut self, name: &str) -> anyhow::Result<()> {
         let deadline = Instant::now() + READY_MAX;
         while !self.is_ready(name).await {
@@ -449,23 +473,27 @@ impl Installation {
             .with_context(|| format!("there is no process {name}, but {known}"))
     }
 
-    /// Ends everything in order, services first; what did not end well.
-    pub async fn close(mut self) -> Vec<End> {
-        let names = self.names();
-        for name in &names {
-            // A paused one would not hear.
-            let _ = self.resume(name);
-            if let Ok(process) = self.process(name) {
-                let _ = process.signal(Signal::TERM);
-            }
-        }
+    /// Ends everything in order, services first; what did not end with code 0, in words. What does not run has ended before.
+    pub async fn close(mut self) -> Vec<String> {
         let mut bad = Vec::new();
-        for name in &names {
-            if let Ok(process) = self.process(name)
-                && let Ok(end) = process.until_ended(TERM_MAX).await
-                && end.code != Some(0)
-            {
-                bad.push(end);
+        for process in self.processes.values_mut() {
+            if let Some(status) = process.ended() {
+                bad.push(format!("{} had ended by itself: {status}", process.name));
+                continue;
+            }
+            // A paused one would not hear; what was not started again has no ears.
+            let _ = process.signal(Signal::CONT);
+            let _ = process.signal(Signal::TERM);
+        }
+        for process in self
+            .processes
+            .values_mut()
+            .filter(|process| process.pid().is_some())
+        {
+            match process.until_ended(TERM_MAX).await {
+                Ok(end) if end.code == Some(0) => {}
+                Ok(end) => bad.push(format!("{} was told to end: {end:?}", process.name)),
+                Err(error) => bad.push(format!("{} was told to end: {error:#}", process.name)),
             }
         }
         bad

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+pub mod args;
 pub mod chaos;
 pub mod fault;
 pub mod installation;

@@ -105,11 +105,6 @@ impl Proxy {
         self.address
     }
 
-    #[must_use]
-    pub fn port(&self) -> u16 {
-        self.address.port()
-    }
-
     /// What happened so far.
     #[must_use]
     pub fn counts(&self) -> Counts {

@@ -1,6 +1,7 @@
 //! When is nothing under way any more? Only then may what is stored be held against what happened.
 //!
-//! Time is not waited for but moved, for the services and the simulator together: whatever waits for a clock happens, and
+//! First what was begun ends by itself, by clocks that nobody moved ([`begun`]): there moments can still be compared. Then time
+//! is not waited for but moved ([`end`]), for the services and the simulator together: whatever waits for a clock happens, and
 //! two of the longest poll intervals pass, in an order in which each can be seen to have been dealt with.
 
 use std::time::Duration;
@@ -36,17 +37,25 @@ const STEPS: [&str; 4] = ["100s", "30s", "25h", "60h"];
 /// An order may be paid for this long in a run: longer than any shift of clocks in it, shorter than the steps at its end.
 pub const ORDER_TTL: &str = "72h";
 
-/// Waits, and moves the clocks, until everything has ended that can.
+/// Waits until nothing of what was begun is under way: all else waits for a clock.
 ///
 /// # Errors
 /// When something is still under way after minutes: what.
-pub async fn wait(at: &mut Installation, mut say: impl FnMut(&str)) -> anyhow::Result<()> {
+pub async fn begun(at: &mut Installation) -> anyhow::Result<Looker> {
     for name in at.names() {
         at.until_ready(&name).await?;
     }
-    let access = at.access().clone();
-    let looker = Looker::new(&access).await?;
+    let looker = Looker::new(at.access()).await?;
     looker.until_quiet("what was begun").await?;
+    Ok(looker)
+}
+
+/// Moves the clocks until everything has ended that can.
+///
+/// # Errors
+/// As [`begun`].
+pub async fn end(looker: &Looker, mut say: impl FnMut(&str)) -> anyhow::Result<()> {
+    let access = &looker.access;
     for step in STEPS {
         say(&format!("the clocks are moved by {step}"));
         access

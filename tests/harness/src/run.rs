@@ -15,7 +15,7 @@ use tokio_postgres::NoTls;
 
 use crate::{
     fault::{self, Targets},
-    installation::{Access, End, Installation, Plan},
+    installation::{Access, End, Installation, Plan, Unasked},
     quiet,
     schedule::{self, Planned, Went},
     workload::{Outcome, Progress, Workload},
@@ -47,10 +47,31 @@ pub struct Asked {
 /// One installation, used and brought to its end.
 #[derive(Debug)]
 pub struct Ran {
-    /// The export, with everything that the harness knows.
-    pub export: PathBuf,
+    pub exports: Exports,
     pub outcome: Outcome,
+    /// Whether faults were asked for: then a run in which none did anything has shown nothing.
+    pub faults_asked: bool,
     pub went: Vec<Went>,
+    pub ends: Ends,
+}
+
+/// Everything that happened, with everything that the harness knows, at two moments.
+#[derive(Debug, Clone)]
+pub struct Exports {
+    /// When nothing of what was begun was under way, by clocks that nobody had moved.
+    pub begun: PathBuf,
+    /// When everything had ended, by clocks that were moved to see it.
+    pub ended: PathBuf,
+    /// Clocks differed in the middle of it: moments of neither can be compared.
+    pub clocks_apart: bool,
+}
+
+/// How processes ended that nobody had told to, what they wrote of panics, and what did not end in order in the end.
+#[derive(Debug, Clone, Default)]
+pub struct Ends {
+    pub unasked: Vec<Unasked>,
+    pub panics: Vec<String>,
+    pub out_of_order: Vec<String>,
 }
 
 impl Asked {
@@ -75,7 +96,7 @@ impl Asked {
         let folder = self.folder.join("without");
         let at = Installation::start(self.plan(&folder)).await?;
         let lasts = Duration::from_secs((self.orders() / FAULTLESS_RATE).max(1)).min(self.lasts);
-        self.play(at, folder, lasts, Vec::new(), say).await
+        self.play(at, folder, lasts, None, say).await
     }
 
     /// The orders, with faults.
@@ -88,10 +109,7 @@ impl Asked {
         plan.wire = fault::wire();
         let at = Installation::start(plan).await?;
         let mut kinds = Vec::new();
-        for kind in fault::kinds() {
-            if !kind.name.starts_with(&self.only) {
-                continue;
-            }
+        for kind in fault::kinds_of(self.seed, &self.only) {
             match (kind.absent)(&at) {
                 None => kinds.push(kind),
                 Some(why) => say(&format!("no {} here: {why}", kind.name)),
@@ -100,6 +118,7 @@ impl Asked {
         let targets = Targets::of(&at);
         let planned = schedule::draw(self.seed, self.lasts, self.fault_every, &kinds, &targets);
         lines(&folder.join("schedule.ndjson"), planned.iter().map(Planned::row))?;
+        let planned = (self.only != fault::NONE).then_some(planned);
         self.play(at, folder, self.lasts, planned, say).await
     }
 
@@ -108,11 +127,10 @@ impl Asked {
         mut at: Installation,
         folder: PathBuf,
         lasts: Duration,
-        planned: Vec<Planned>,
+        planned: Option<Vec<Planned>>,
         say: &mut dyn FnMut(&str),
     ) -> anyhow::Result<Ran> {
-        let export = folder.join("export");
-        let answers = folder.join("answers.ndjson");
+        let answers = folder.join(ANSWERS);
         let access = at.access().clone();
         let workload = Workload {
             seed: self.seed,
@@ -127,8 +145,9 @@ impl Asked {
             let _ = writeln!(log, "{} {text}", crate::installation::now());
             let _ = log.flush();
         };
+        let faults_asked = planned.is_some();
         let faults = async {
-            let went = schedule::run(planned, &mut at, &mut note).await?;
+            let went = schedule::run(planned.unwrap_or_default(), &mut at, &mut note).await?;
             anyhow::Ok(went)
         };
         let playing = workload.play(access.clone(), &answers, progress.clone());
@@ -156,39 +175,100 @@ impl Asked {
             note(why);
         }
         // What was ended by a fault while the last shoppers were waited for.
-        for (name, how) in at.supervise()? {
-            note(&format!("{name} ended by itself ({how}) and was started again"));
-        }
-        quiet::wait(&mut at, &mut note).await?;
-        say("everything is quiet; exporting");
+        schedule::supervise(&mut at, &mut note)?;
+        say("everything is over; waiting until all is quiet");
         // Moments of services whose clocks were wrong are not those of the provider.
-        let clocks_apart = went.iter().any(|one| one.kind.starts_with("clock"));
-        self.export(&access, &export, clocks_apart).await?;
-        fs::rename(&answers, export.join("answers.ndjson"))?;
-        fs::rename(seen.unwrap_or_default(), export.join("events.earlier.ndjson"))?;
-        shipped(&access, &export).await?;
-        lines(&export.join("processes.ndjson"), at.ends().iter().map(end))?;
-        at.close().await;
+        let clocks_apart = went.iter().any(|one| fault::clock::moved_by(one.kind));
+        let (exports, ends) = self
+            .end(at, &folder, clocks_apart, seen.as_deref(), &mut note)
+            .await?;
         Ok(Ran {
-            export,
+            exports,
             outcome,
+            faults_asked,
             went,
+            ends,
         })
     }
 
-    pub(crate) async fn export(&self, access: &Access, to: &Path, clocks_apart: bool) -> anyhow::Result<()> {
+    /// Brings what was begun to its end, and takes an export before the clocks are moved for it and one after.
+    ///
+    /// `earlier`: events as they were in the middle of it.
+    pub(crate) async fn end(
+        &self,
+        mut at: Installation,
+        folder: &Path,
+        clocks_apart: bool,
+        earlier: Option<&Path>,
+        note: &mut dyn FnMut(&str),
+    ) -> anyhow::Result<(Exports, Ends)> {
+        let exports = Exports {
+            begun: folder.join("begun"),
+            ended: folder.join("export"),
+            clocks_apart,
+        };
+        let answers = folder.join(ANSWERS);
+        let looker = quiet::begun(&mut at).await?;
+        self.export(&at, &exports.begun, Moment::Begun, clocks_apart)
+            .await?;
+        fs::copy(&answers, exports.begun.join(ANSWERS))?;
+        if let Some(earlier) = earlier {
+            fs::rename(earlier, exports.begun.join(EARLIER))?;
+        }
+        quiet::end(&looker, &mut *note).await?;
+        self.export(&at, &exports.ended, Moment::Ended, clocks_apart)
+            .await?;
+        fs::rename(&answers, exports.ended.join(ANSWERS))?;
+        // What was there then is to be there, unchanged.
+        fs::copy(exports.begun.join("events.ndjson"), exports.ended.join(EARLIER))?;
+        schedule::supervise(&mut at, note)?;
+        let mut ends = Ends {
+            unasked: at.unasked().to_vec(),
+            panics: at.panics(),
+            out_of_order: Vec::new(),
+        };
+        ends.out_of_order = at.close().await;
+        Ok((exports, ends))
+    }
+
+    async fn export(
+        &self,
+        at: &Installation,
+        to: &Path,
+        moment: Moment,
+        clocks_apart: bool,
+    ) -> anyhow::Result<()> {
+        let access = at.access();
         let (dir, seed) = (to.to_string_lossy(), self.seed.to_string());
+        // Before the store: what was shipped has its reason there, even if something goes on meanwhile.
+        let shipped = shipped(access).await?;
         let mut args = vec!["export", "--to", &dir, "--simulator", &access.cm_url];
-        args.extend(["--projections", "--quiescent", "--seed", &seed]);
+        args.extend(["--seed", &seed]);
+        if moment == Moment::Ended {
+            args.extend(["--projections", "--quiescent"]);
+        }
         access.tool(&args).await?;
         let path = to.join("meta.json");
         let mut meta: Value = serde_json::from_slice(&fs::read(&path)?)?;
         meta["clocks_apart"] = json!(clocks_apart);
         meta["poll_longest_ms"] = json!(self.plan(to).poll_longest().as_millis());
         fs::write(&path, meta.to_string())?;
-        Ok(())
+        text(&to.join("shipment.ndjson"), shipped)?;
+        lines(&to.join("processes.ndjson"), at.ends().iter().map(end))
     }
 }
+
+/// When an export is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Moment {
+    /// What was begun has ended; a report that is not due yet may still bring news, so that what is missing may come.
+    Begun,
+    /// Everything has ended: what is missing is missing.
+    Ended,
+}
+
+const ANSWERS: &str = "answers.ndjson";
+const EARLIER: &str = "events.earlier.ndjson";
 
 /// The events as they are `after` a while, in the middle of everything: what was stored then is to stay as it was.
 async fn earlier(access: &Access, to: PathBuf, after: Duration) -> PathBuf {
@@ -206,7 +286,7 @@ async fn earlier(access: &Access, to: PathBuf, after: Duration) -> PathBuf {
     to.join("events.ndjson")
 }
 
-pub(crate) fn end(end: &End) -> Value {
+fn end(end: &End) -> Value {
     json!({
         "role": end.role, "pid": end.pid, "signal": end.signal, "sent_at": end.sent_at, "exited_at": end.exited_at,
         "code": end.code,
@@ -214,9 +294,11 @@ pub(crate) fn end(end: &End) -> Value {
 }
 
 /// What the shop's database committed, in its order: events that were delivered, releases and holds that came of them.
-pub(crate) async fn shipped(access: &Access, export: &Path) -> anyhow::Result<()> {
-    let rows = rows(
+async fn shipped(access: &Access) -> anyhow::Result<Vec<String>> {
+    rows(
         access,
+        // What the handler wrote down is told whatever the library's tables have by then, and what it could not say of the
+        // delivery has an id that no fact has.
         "SELECT json_build_object('n', row_number() OVER (ORDER BY at, rank, event_id), 'what', what,
                 'event_id', event_id, 'shop', split_part(subject, '.', 4), 'order_id', order_id, 'epoch', epoch,
                 'amount', CASE WHEN currency IS NULL THEN NULL
@@ -226,17 +308,13 @@ pub(crate) async fn shipped(access: &Access, export: &Path) -> anyhow::Result<()
                         NULL AS currency, sequence, received_at AS at
                    FROM shipment_service.shipment_inbox
                  UNION ALL
-                 SELECT what, 1, event_id, subject, log.order_id, log.epoch, log.amount_minor, log.currency, sequence,
-                        received_at
+                 SELECT log.what, 1, coalesce(log.event_id, '00000000-0000-0000-0000-000000000000'), inbox.subject,
+                        log.order_id, log.epoch, log.amount_minor, log.currency, inbox.sequence, log.at
                    FROM shipment_service.log
-                   JOIN (SELECT 'release' AS what, order_id, epoch, event_id FROM shipment_service.shipments
-                         UNION ALL SELECT 'hold', order_id, epoch, event_id FROM shipment_service.holds) AS told
-                        USING (what, order_id, epoch)
-                   JOIN shipment_service.shipment_inbox USING (event_id)) AS happened
+                   LEFT JOIN shipment_service.shipment_inbox AS inbox ON inbox.event_id = log.event_id) AS happened
           ORDER BY at, rank, event_id",
     )
-    .await?;
-    text(&export.join("shipment.ndjson"), rows)
+    .await
 }
 
 async fn rows(access: &Access, sql: &str) -> anyhow::Result<Vec<String>> {
@@ -248,7 +326,7 @@ async fn rows(access: &Access, sql: &str) -> anyhow::Result<Vec<String>> {
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-pub(crate) fn lines(path: &Path, rows: impl Iterator<Item = Value>) -> anyhow::Result<()> {
+fn lines(path: &Path, rows: impl Iterator<Item = Value>) -> anyhow::Result<()> {
     text(path, rows.map(|row| row.to_string()))
 }
 
@@ -258,4 +336,76 @@ fn text(path: &Path, rows: impl IntoIterator<Item = String>) -> anyhow::Result<(
         writeln!(file, "{row}")?;
     }
     Ok(file.flush()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::{installation::Direct, shipment::TABLE};
+
+    #[tokio::test]
+    async fn a_release_that_the_librarys_tables_do_not_know_is_in_the_log_all_the_same() {
+        let database_url = kassa_test_servers::empty_database().await;
+        let client = kassa_test_servers::connect(&database_url).await;
+        kassa_shipment::Inbox::prepare(&client)
+            .await
+            .expect("the library's tables");
+        client.batch_execute(TABLE).await.expect("the handler's log");
+        let told = "INSERT INTO shipment_service.log (what, order_id, epoch, event_id, amount_minor, currency) VALUES
+            ('release', 'ord_lost', 1, 'fdbe31c3-ad31-5ddc-8194-855ee3e510ce', 4995, 'EUR'),
+            ('hold', 'ord_unknown', 1, NULL, NULL, NULL)";
+        client.batch_execute(told).await.expect("two rows");
+        let nobody = SocketAddr::from(([127, 0, 0, 1], 9));
+        let access = Access {
+            exe: PathBuf::new(),
+            folder: PathBuf::new(),
+            config: PathBuf::new(),
+            direct: Direct {
+                postgres_url: String::new(),
+                postgres_socket: PathBuf::new(),
+                nats: nobody,
+                cm: nobody,
+                hooks: nobody,
+                checkout: nobody,
+            },
+            database_url,
+            nats_url: String::new(),
+            cm_url: String::new(),
+            api_url: String::new(),
+        };
+        let rows: Vec<Value> = shipped(&access)
+            .await
+            .expect("it is read")
+            .iter()
+            .map(|row| serde_json::from_str(row).expect("JSON"))
+            .collect();
+        let told: Vec<_> = rows
+            .iter()
+            .map(|row| {
+                (
+                    row["what"].as_str(),
+                    row["order_id"].as_str(),
+                    row["event_id"].as_str(),
+                )
+            })
+            .collect();
+        assert_eq!(
+            told,
+            [
+                (
+                    Some("release"),
+                    Some("ord_lost"),
+                    Some("fdbe31c3-ad31-5ddc-8194-855ee3e510ce")
+                ),
+                (
+                    Some("hold"),
+                    Some("ord_unknown"),
+                    Some("00000000-0000-0000-0000-000000000000")
+                ),
+            ]
+        );
+        assert_eq!(rows[0]["amount"], json!({ "value": 4995, "currency": "EUR" }));
+    }
 }

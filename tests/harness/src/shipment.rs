@@ -30,13 +30,15 @@ pub struct ShipmentArgs {
 
 /// The lock makes the order of numbers the order of commits, with several instances too.
 const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtext('shipment_service.log'))";
-const TABLE: &str = "
+pub(crate) const TABLE: &str = "
     SELECT pg_advisory_xact_lock(hashtext('shipment_service.log'));
     CREATE TABLE IF NOT EXISTS shipment_service.log (
         n            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
         what         text NOT NULL,
         order_id     text NOT NULL,
         epoch        int NOT NULL,
+        -- Of the delivery that was handled; the library's own tables may lose theirs and this is to stay.
+        event_id     uuid,
         amount_minor bigint,
         currency     text,
         at           timestamptz NOT NULL DEFAULT clock_timestamp()
@@ -70,20 +72,24 @@ pub async fn run(args: &ShipmentArgs) -> anyhow::Result<()> {
 
 async fn write_down(told: &Instruction, transaction: &Transaction<'_>) -> Result<(), tokio_postgres::Error> {
     let epoch = i32::try_from(told.epoch()).unwrap_or(i32::MAX);
-    let (what, amount) = match told {
-        Instruction::Ship(safe) => ("release", Some(&safe.amount)),
-        _ => ("hold", None),
+    let (what, event, amount) = match told {
+        Instruction::Ship(safe) => ("release", "%.payment_safe", Some(&safe.amount)),
+        _ => ("hold", "%.payment_safety_lost", None),
     };
     transaction.batch_execute(LOCK).await?;
     transaction
         .execute(
-            "INSERT INTO shipment_service.log (what, order_id, epoch, amount_minor, currency) VALUES ($1, $2, $3, $4, $5)",
+            "INSERT INTO shipment_service.log (what, order_id, epoch, event_id, amount_minor, currency)
+             VALUES ($1, $2, $3, (SELECT event_id FROM shipment_service.shipment_inbox
+                                   WHERE order_id = $2 AND epoch = $3 AND subject LIKE $6
+                                   ORDER BY received_at DESC LIMIT 1), $4, $5)",
             &[
                 &what,
                 &told.order_id(),
                 &epoch,
                 &amount.map(|amount| amount.value),
                 &amount.map(|amount| amount.currency.as_str()),
+                &event,
             ],
         )
         .await?;

@@ -8,10 +8,17 @@ mod slice;
 mod strangers;
 mod work;
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    fs::File,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use clap::Args;
+use kassa_harness::args::between;
 use kassa_infra::{
     run::{RunFolder, cache_dir},
     servers::{Postgres, PostgresOptions},
@@ -32,19 +39,22 @@ use crate::{
 
 /// The append: the machine's limit, postgres-es and ours, on one PostgreSQL.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
+#[command(
+    allow_negative_numbers = true,
+    after_help = "Examples:
   kassa bench append
   kassa bench append --concurrency 64,512 --seconds 10 --format json
-  kassa bench append --svg append.svg")]
+  kassa bench append --svg append.svg"
+)]
 pub struct AppendArgs {
     /// Commands under way at once.
-    #[arg(long, value_delimiter = ',', default_value = "1,8,64,512", value_name = "N,…")]
+    #[arg(long, value_delimiter = ',', default_value = "1,8,64,512", value_name = "N,…", value_parser = between(1, CALLERS_MAX, "commands at once"))]
     concurrency: Vec<usize>,
     /// How long each contestant is measured at each of them, in three turns.
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=600))]
+    #[arg(long, default_value_t = 4, value_parser = between(1_u64, 600, "seconds"))]
     seconds: u64,
     /// Parts of the log; each is written on a connection of its own.
-    #[arg(long, value_delimiter = ',', default_value = "1,4", value_name = "N,…")]
+    #[arg(long, value_delimiter = ',', default_value = "1,4", value_name = "N,…", value_parser = between(1, PARTS_MAX, "parts"))]
     parts: Vec<usize>,
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
@@ -62,16 +72,8 @@ const PARTS_MAX: usize = 64;
 const CALLERS_MAX: usize = 4_000;
 
 pub(crate) async fn run(args: &AppendArgs) -> anyhow::Result<ExitCode> {
-    anyhow::ensure!(
-        args.parts.iter().all(|parts| (1..=PARTS_MAX).contains(parts)),
-        "--parts: between 1 and {PARTS_MAX}"
-    );
-    anyhow::ensure!(
-        args.concurrency
-            .iter()
-            .all(|callers| (1..=CALLERS_MAX).contains(callers)),
-        "--concurrency: between 1 and {CALLERS_MAX}"
-    );
+    // Before anything is measured: a chart that cannot be written is not worth minutes.
+    let chart = args.svg.as_deref().map(Chart::create).transpose()?;
     let cache = cache_dir();
     let folder = RunFolder::new(&cache).context("the folder of this run")?;
     let options = PostgresOptions {
@@ -84,14 +86,37 @@ pub(crate) async fn run(args: &AppendArgs) -> anyhow::Result<ExitCode> {
     let figures = measure(args, &server, folder.path()).await;
     drop(server);
     let mut figures = figures?;
-    if let Some(path) = &args.svg {
-        std::fs::write(path, figures.svg()).with_context(|| format!("--svg: {}", path.display()))?;
-    }
     figures.print(args.format)?;
+    if let Some(chart) = chart {
+        chart.draw(&figures)?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn measure(args: &AppendArgs, server: &Postgres, folder: &std::path::Path) -> anyhow::Result<Figures> {
+/// A file that can be written.
+struct Chart<'a> {
+    path: &'a Path,
+    file: File,
+}
+
+impl<'a> Chart<'a> {
+    fn create(path: &'a Path) -> anyhow::Result<Self> {
+        // What is there already stays until there is something to be put in its place.
+        let file = File::options().create(true).append(true).open(path);
+        let file = file.with_context(|| format!("--svg: {}", path.display()))?;
+        Ok(Self { path, file })
+    }
+
+    fn draw(mut self, figures: &Figures) -> anyhow::Result<()> {
+        let drawn = self
+            .file
+            .set_len(0)
+            .and_then(|()| self.file.write_all(figures.svg().as_bytes()));
+        drawn.with_context(|| format!("--svg: {}", self.path.display()))
+    }
+}
+
+async fn measure(args: &AppendArgs, server: &Postgres, folder: &Path) -> anyhow::Result<Figures> {
     let mut figures = Figures::new(server.origin());
     for (n, &callers) in args.concurrency.iter().enumerate() {
         progress(&format!("{callers} at once …"));
@@ -225,4 +250,24 @@ async fn migrated(url: &str, parts: usize) -> anyhow::Result<()> {
     kassa_migrations::migrate(&mut client).await?;
     kassa_migrations::add_parts(&mut client, i32::try_from(parts)?).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chart_that_cannot_be_written_is_refused_before_anything_is_measured() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let nowhere = folder.path().join("no/such/chart.svg");
+        let refused = Chart::create(&nowhere).err().expect("there is no such folder");
+        assert!(format!("{refused:#}").contains("--svg"), "{refused:#}");
+        let path = folder.path().join("chart.svg");
+        std::fs::write(&path, "an older and longer one").expect("it is written");
+        let chart = Chart::create(&path).expect("it can be written");
+        let figures = Figures::new("a server".to_owned());
+        chart.draw(&figures).expect("it is drawn");
+        let drawn = std::fs::read_to_string(&path).expect("it is there");
+        assert_eq!(drawn, figures.svg());
+    }
 }

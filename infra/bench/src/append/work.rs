@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use kassa_event_store::{Append, NewEvent, Touch};
+use kassa_harness::random::Random;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -57,27 +58,19 @@ pub(super) struct Work {
     pub(super) events: [Happened; 2],
 }
 
-/// Numbers that do not repeat and cost no call to the kernel (SplitMix64).
+/// Numbers that do not repeat and cost no call to the kernel.
 #[derive(Debug)]
-pub(super) struct Numbers(u64);
+pub(super) struct Numbers(Random);
 
 impl Numbers {
     pub(super) fn new() -> Self {
-        Self(Uuid::new_v4().as_u64_pair().0)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        Self(Random::new(Uuid::new_v4().as_u64_pair().0))
     }
 
     fn uuid(&mut self) -> Uuid {
         let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&self.next().to_ne_bytes());
-        bytes[8..].copy_from_slice(&self.next().to_ne_bytes());
+        bytes[..8].copy_from_slice(&self.0.next().to_ne_bytes());
+        bytes[8..].copy_from_slice(&self.0.next().to_ne_bytes());
         uuid::Builder::from_random_bytes(bytes).into_uuid()
     }
 

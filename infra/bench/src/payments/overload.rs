@@ -4,6 +4,7 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
+use kassa_harness::args::between;
 use serde::Serialize;
 use serde_json::json;
 
@@ -25,19 +26,22 @@ const RECOVERED_S_MAX: usize = 10;
 
 /// More shoppers than can be served: what comes through, how the others are told, and how soon it is over.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
+#[command(
+    allow_negative_numbers = true,
+    after_help = "Examples:
   kassa bench overload --rate 150 --seconds 15
   kassa bench overload --rate 100 --times 5 --format json
-  kassa bench overload --rate 50 --times 2")]
+  kassa bench overload --rate 50 --times 2"
+)]
 pub struct OverloadArgs {
     /// Shoppers a second that can be served: what `kassa bench payments` holds.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=5_000))]
+    #[arg(long, default_value_t = 100, value_parser = between(1_u32, 5_000, "shoppers a second"))]
     rate: u32,
     /// So many times as many come.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(2..=10))]
+    #[arg(long, default_value_t = 3, value_parser = between(2_u32, 10, "times"))]
     times: u32,
     /// Of each phase: before, during, after.
-    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(5..=600))]
+    #[arg(long, default_value_t = 15, value_parser = between(5_u32, 600, "seconds"))]
     seconds: u32,
     /// Our roles in one process, or each in its own.
     #[arg(long, value_enum, default_value_t = Layout::Together)]
@@ -211,6 +215,7 @@ pub(crate) async fn run(args: &OverloadArgs, exe: PathBuf) -> anyhow::Result<Exi
 
 /// After how many seconds every shopper is let in, and gets the link in at most twice the usual time.
 fn recovery(shopping: &Shopping, began: Micros, usual: Micros) -> Option<usize> {
+    // Whether somebody was not let in, and how long the others' links took.
     let mut seconds: Vec<(bool, Vec<Micros>)> = Vec::new();
     for way in &shopping.ways {
         let Some(create) = &way.create else { continue };
@@ -218,14 +223,14 @@ fn recovery(shopping: &Shopping, began: Micros, usual: Micros) -> Option<usize> 
         if seconds.len() <= second {
             seconds.resize_with(second + 1, Default::default);
         }
-        let (all_in, took) = &mut seconds[second];
+        let (kept_out, took) = &mut seconds[second];
         match &way.start {
             Some(start) if way.redirected => took.push(start.at - start.due),
-            _ => *all_in = true,
+            _ => *kept_out = true,
         }
     }
     let well =
-        |(refused, took): &(bool, Vec<Micros>)| !refused && Spread::of(took.clone()).p50_us <= 2 * usual;
+        |(kept_out, took): &(bool, Vec<Micros>)| !kept_out && Spread::of(took.clone()).p50_us <= 2 * usual;
     let last_bad = seconds.iter().rposition(|second| !well(second));
     match last_bad {
         None => Some(0),

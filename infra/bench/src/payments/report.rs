@@ -25,6 +25,8 @@ pub(super) struct Report {
     pub(super) delivered: usize,
     /// Paid at the bank, and no release was heard of.
     pub(super) missing: usize,
+    /// Not refused by an answer that says so, and no release was heard of: without an answer, a link, a bank or a release.
+    pub(super) unserved: usize,
     pub(super) dropped: usize,
     pub(super) refused: BTreeMap<String, usize>,
     /// Releases a second, from the first to the last.
@@ -42,9 +44,9 @@ pub(super) struct Report {
     pub(super) fsync: Spread,
     pub(super) commits: i64,
     /// Milliseconds of processor time a second of the run, by process.
-    pub(super) cpu_ms_per_second: BTreeMap<&'static str, u64>,
+    pub(super) cpu_ms_per_second: BTreeMap<String, u64>,
     pub(super) resident_mb: [u64; 3],
-    pub(super) resident_by_role_mb: BTreeMap<&'static str, u64>,
+    pub(super) resident_by_role_mb: BTreeMap<String, u64>,
     pub(super) verified: Verified,
 }
 
@@ -60,6 +62,7 @@ pub(super) struct Latencies {
     pub(super) paid_to_safe: Spread,
     pub(super) delivered: Vec<Micros>,
     pub(super) missing: usize,
+    pub(super) unserved: usize,
     pub(super) reads_per_order_max: usize,
     pub(super) refused: BTreeMap<String, usize>,
 }
@@ -87,7 +90,7 @@ impl Latencies {
             mut reported,
             mut paid,
         ] = [const { Vec::new() }; 7];
-        let (mut delivered, mut missing, mut reads) = (Vec::new(), 0, 0);
+        let (mut delivered, mut missing, mut unserved, mut reads) = (Vec::new(), 0, 0, 0);
         for way in &shopping.ways {
             let cm = ledger.get(&way.reference).unwrap_or(&nothing);
             reads = reads.max(cm.reads);
@@ -116,6 +119,9 @@ impl Latencies {
             if way.pressed_at.is_some() && heard.is_none() {
                 missing += 1;
             }
+            if heard.is_none() && !way.was_refused() {
+                unserved += 1;
+            }
             let Some(heard) = heard else { continue };
             delivered.push(heard);
             reported.extend(cm.reported_at.map(|at| heard - at));
@@ -131,6 +137,7 @@ impl Latencies {
             paid_to_safe: Spread::of(paid),
             delivered,
             missing,
+            unserved,
             reads_per_order_max: reads,
             refused,
         }
@@ -149,16 +156,27 @@ impl Latencies {
 }
 
 /// Processor time between two moments, in milliseconds a second.
-pub(super) fn cpu(before: &Sample, after: &Sample, span: Micros) -> BTreeMap<&'static str, u64> {
+pub(super) fn cpu(before: &Sample, after: &Sample, span: Micros) -> BTreeMap<String, u64> {
     let span_ms = u64::try_from(span / 1000).unwrap_or(0).max(1);
     let used = after.0.iter().map(|(name, used)| {
         let was = before.0.get(name).copied().unwrap_or_default();
-        (*name, used.cpu_ms.saturating_sub(was.cpu_ms) * 1000 / span_ms)
+        let used_ms = used.cpu.saturating_sub(was.cpu).as_millis();
+        let used_ms = u64::try_from(used_ms).unwrap_or(u64::MAX);
+        (name.clone(), used_ms.saturating_mul(1000) / span_ms)
     });
     used.collect()
 }
 
 impl Report {
+    /// Whether it measured what it says: every shopper who was not told no has the goods, and nothing is wrong.
+    pub(super) fn is_valid(&self) -> bool {
+        self.dropped == 0
+            && self.missing == 0
+            && self.unserved == 0
+            && self.delivered > 0
+            && self.verified.violations == 0
+    }
+
     pub(super) fn as_table(&self) -> String {
         let mut text = String::new();
         let mut line = |line: String| {
@@ -177,9 +195,10 @@ impl Report {
             self.held_per_second_tenths % 10,
         ));
         line(format!(
-            "dropped {}, missing {}, the generator was at most {} ms late, at most {} reads of an order",
+            "dropped {}, missing {}, unserved {}, the generator was at most {} ms late, at most {} reads of an order",
             self.dropped,
             self.missing,
+            self.unserved,
             ms(self.generator_late_max_us),
             self.reads_per_order_max
         ));
@@ -215,7 +234,7 @@ impl Report {
         let ours: u64 = self
             .cpu_ms_per_second
             .iter()
-            .filter(|(name, _)| !OTHERS.contains(name))
+            .filter(|(name, _)| !OTHERS.contains(&name.as_str()))
             .map(|(_, ms)| ms)
             .sum();
         let mut cpu = format!("processor, ms a second: ours {ours}");
@@ -255,5 +274,71 @@ impl Report {
             }
         ));
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::{
+        super::shoppers::{Refused, Way},
+        *,
+    };
+
+    fn answered(status: Option<u64>) -> Option<Answered> {
+        let no = |status| Refused {
+            status,
+            code: "no".to_owned(),
+            retry_after: true,
+        };
+        Some(Answered {
+            due: 0,
+            at: 1,
+            result: status.map_or(Ok(()), |status| Err(no(status))),
+        })
+    }
+
+    /// Who got as far as this.
+    fn way(order: &str, start: Option<u64>, redirected: bool, pressed_at: Option<Micros>) -> Way {
+        Way {
+            reference: order.to_owned(),
+            order_id: Some(order.to_owned()),
+            create: answered(None),
+            start: answered(start),
+            redirected,
+            pressed_at,
+        }
+    }
+
+    #[test]
+    fn whoever_was_not_told_no_has_the_goods_or_the_run_measured_something_else() {
+        let deliveries = HashMap::from([("served".to_owned(), 9)]);
+        let unserved = |ways: Vec<Way>| {
+            let shopping = Shopping {
+                ways,
+                ..Shopping::default()
+            };
+            Latencies::of(&shopping, &HashMap::new(), &deliveries).unserved
+        };
+        let refused = Way {
+            order_id: None,
+            create: answered(Some(429)),
+            start: None,
+            ..way("refused", None, false, None)
+        };
+        let served = way("served", None, true, Some(5));
+        assert_eq!(
+            unserved(vec![served, refused, way("told no", Some(503), false, None)]),
+            0
+        );
+        for missed in [
+            way("no link", None, false, None),
+            way("no answer", Some(0), false, None),
+            way("no bank", None, true, None),
+            way("no goods", None, true, Some(5)),
+        ] {
+            assert_eq!(unserved(vec![missed.clone()]), 1, "{missed:?}");
+        }
     }
 }

@@ -2,19 +2,23 @@
 //! afterwards.
 
 use std::{
+    ffi::OsStr,
     fs::File,
     net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::Duration,
 };
 
 use anyhow::Context as _;
 use clap::ValueEnum;
+use kassa_harness::installation::send;
 use kassa_infra::{
     nats::{kassa_accounts, render},
-    servers::{Nats, NatsOptions, Postgres, PostgresOptions},
+    run::{RunFolder, cache_dir},
+    servers::{Launch, Nats, NatsOptions, Owned, Postgres, PostgresOptions},
 };
+use rustix::process::Signal;
 use tokio::time::Instant;
 use tokio_postgres::NoTls;
 use uuid::Uuid;
@@ -66,12 +70,12 @@ impl Layout {
 #[derive(Debug)]
 pub(super) struct Role {
     pub(super) name: &'static str,
-    child: Child,
+    child: Owned,
 }
 
 impl Role {
     pub(super) fn pid(&self) -> u32 {
-        self.child.id()
+        self.child.pid()
     }
 }
 
@@ -83,7 +87,7 @@ pub(super) struct Rig {
     pub(super) simulator: Role,
     pub(super) nats: Nats,
     pub(super) postgres: Postgres,
-    pub(super) folder: Folder,
+    pub(super) folder: RunFolder,
     pub(super) config: PathBuf,
     pub(super) sim_url: String,
     pub(super) hooks_url: String,
@@ -98,10 +102,11 @@ impl Rig {
         layout: Layout,
         commands_per_second: u32,
     ) -> anyhow::Result<Self> {
-        let folder = Folder::new()?;
-        let cache_dir = cache_dir();
+        // Servers work in folders of their own, from where a relative path leads elsewhere.
+        let cache_dir = std::path::absolute(cache_dir())?;
+        let folder = RunFolder::new(&cache_dir)?;
         let options = PostgresOptions {
-            dir: folder.0.join("pg"),
+            dir: folder.path().join("pg"),
             bin_dir: None,
             cache_dir: cache_dir.clone(),
         };
@@ -109,7 +114,7 @@ impl Rig {
         let password = Uuid::new_v4().simple().to_string();
         let accounts = kassa_accounts("KASSA", "", &[SHOP], |_| password.clone());
         let options = NatsOptions {
-            dir: folder.0.join("nats"),
+            dir: folder.path().join("nats"),
             server: None,
             cache_dir,
             config: render(&accounts),
@@ -124,10 +129,10 @@ impl Rig {
         driving.await?;
 
         let [sim_port, hooks_port, api_port] = free_ports()?;
-        let config = folder.0.join("kassa.toml");
+        let config = folder.path().join("kassa.toml");
         let sim_url = format!("http://127.0.0.1:{sim_port}");
         let hooks_url = format!("http://127.0.0.1:{hooks_port}/hooks/cm/{SHOP}");
-        let simulated = folder.0.join("simulator.toml");
+        let simulated = folder.path().join("simulator.toml");
         let database_url = postgres.url(DATABASE);
         let services = Services {
             database_url: &database_url,
@@ -153,10 +158,10 @@ impl Rig {
             .stderr(Stdio::null())
             .status()?;
         anyhow::ensure!(migrated.success(), "the schema could not be made: {migrated}");
-        let simulator = spawn(&exe, &simulated, &folder.0, "cm-simulator")?;
+        let simulator = spawn(&exe, &simulated, folder.path(), "cm-simulator")?;
         let mut roles = Vec::new();
         for name in layout.processes() {
-            roles.push(spawn(&exe, &config, &folder.0, name)?);
+            roles.push(spawn(&exe, &config, folder.path(), name)?);
         }
         let rig = Self {
             roles,
@@ -218,7 +223,7 @@ impl Rig {
                 Instant::now() < until,
                 "the services did not answer within {} s: see {}",
                 READY_MAX.as_secs(),
-                self.folder.0.display()
+                self.folder.path().display()
             );
             tokio::time::sleep(POLL).await;
         }
@@ -243,12 +248,7 @@ impl Rig {
     /// Asks our roles to end and waits for it, so that what is read afterwards is all there is.
     pub(super) async fn stop_roles(&mut self) -> anyhow::Result<()> {
         for role in &self.roles {
-            if let Some(pid) = i32::try_from(role.pid())
-                .ok()
-                .and_then(rustix::process::Pid::from_raw)
-            {
-                rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
-            }
+            send(role.pid(), Signal::TERM).with_context(|| format!("end {}", role.name))?;
         }
         let until = Instant::now() + STOP_MAX;
         for role in &mut self.roles {
@@ -266,7 +266,6 @@ impl Drop for Rig {
         for role in self.roles.iter_mut().chain([&mut self.simulator]) {
             // They may have ended; nothing else is to be done about it.
             let _ = role.child.kill();
-            let _ = role.child.wait();
         }
     }
 }
@@ -284,14 +283,16 @@ pub(super) async fn connect(
 
 fn spawn(exe: &Path, config: &Path, folder: &Path, name: &'static str) -> anyhow::Result<Role> {
     let log = File::create(folder.join(format!("{name}.log")))?;
-    let child = Command::new(exe)
-        .arg("--config")
-        .arg(config)
-        .args(["serve", "--role", name])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log)
-        .spawn()
+    let config = config.as_os_str();
+    let words = [
+        OsStr::new("--config"),
+        config,
+        "serve".as_ref(),
+        "--role".as_ref(),
+        name.as_ref(),
+    ];
+    let child = Launch::new(exe, words)
+        .start(log)
         .with_context(|| format!("starting {}", exe.display()))?;
     Ok(Role { name, child })
 }
@@ -340,35 +341,5 @@ impl Services<'_> {
             login("worker"),
             login("relay"),
         )
-    }
-}
-
-/// Servers that were downloaded once serve the demo, the tests and this.
-fn cache_dir() -> PathBuf {
-    std::env::var_os("KASSA_CACHE_DIR")
-        .filter(|dir| !dir.is_empty())
-        .map_or_else(|| ".cache".into(), PathBuf::from)
-}
-
-/// A folder for one run; gone with it.
-#[derive(Debug)]
-pub(super) struct Folder(pub(super) PathBuf);
-
-impl Folder {
-    fn new() -> std::io::Result<Self> {
-        // A socket's path is short: below the cache, as the demo's.
-        let folder = std::path::absolute(cache_dir())?
-            .join("run")
-            .join(format!("bench-{}", std::process::id()));
-        std::fs::create_dir_all(&folder)?;
-        Ok(Self(folder))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        if std::env::var_os("KASSA_BENCH_KEEP").is_none() {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
     }
 }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use async_nats::{HeaderMap, Request};
+use kassa_harness::random::Random;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use uuid::Uuid;
@@ -48,7 +49,7 @@ impl Arrivals {
         if !self.poisson {
             return even.collect();
         }
-        let mut random = SplitMix(self.seed);
+        let mut random = Random::new(self.seed);
         // A Poisson process of known length and count is that many independent even draws, sorted.
         let span = u64::try_from(gap).unwrap_or(1) * count;
         let mut times: Vec<Micros> = (0..count)
@@ -56,20 +57,6 @@ impl Arrivals {
             .collect();
         times.sort_unstable();
         times
-    }
-}
-
-/// Enough randomness for arrivals: a seed gives the same ones again.
-#[derive(Debug, Clone)]
-pub(super) struct SplitMix(pub(super) u64);
-
-impl SplitMix {
-    pub(super) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
     }
 }
 
@@ -99,6 +86,15 @@ pub(super) struct Way {
     pub(super) start: Option<Answered>,
     pub(super) redirected: bool,
     pub(super) pressed_at: Option<Micros>,
+}
+
+impl Way {
+    /// By an answer that says so: the shop knows, and can come again.
+    pub(super) fn was_refused(&self) -> bool {
+        let answers = [&self.create, &self.start].into_iter().flatten();
+        let mut refusals = answers.filter_map(|answered| answered.result.as_ref().err());
+        refusals.any(|no| no.status != 0)
+    }
 }
 
 /// What a phase of shopping came to.

@@ -107,7 +107,7 @@ impl Stage {
 
     /// The simulator's side of it, by reference.
     pub(super) async fn at_cm(&self) -> anyhow::Result<HashMap<String, AtCm>> {
-        let rows = self.rig.folder.0.join("ledger.ndjson");
+        let rows = self.rig.folder.path().join("ledger.ndjson");
         ledger::fetch(&self.rig, &rows).await?;
         ledger::read(&rows, self.clock)
     }
@@ -126,7 +126,7 @@ impl Stage {
         }
         tokio::time::sleep(SETTLED).await;
         self.shipment.stop().await?;
-        let folder = self.rig.folder.0.join("export");
+        let folder = self.rig.folder.path().join("export");
         let to = folder.to_str().context("the folder's name is text")?;
         let seed = seed.to_string();
         let args = [

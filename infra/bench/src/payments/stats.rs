@@ -3,8 +3,9 @@
 use serde::Serialize;
 
 use super::clock::Micros;
+use crate::report;
 
-/// Milliseconds with one digit, as text would have it, so that no figure claims more than was measured.
+/// In microseconds; people are told them as [`ms`], so that no figure claims more than was measured.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(super) struct Spread {
     pub(super) count: usize,
@@ -17,16 +18,12 @@ pub(super) struct Spread {
 impl Spread {
     pub(super) fn of(mut values: Vec<Micros>) -> Self {
         values.sort_unstable();
-        // The smallest value that so many in a hundred do not exceed.
-        let at = |percent: usize| {
-            let rank = (values.len() * percent).div_ceil(100).max(1);
-            values.get(rank - 1).copied().unwrap_or(0)
-        };
+        let at = |per_mille| report::at(&values, per_mille).unwrap_or(0);
         Self {
             count: values.len(),
-            p50_us: at(50),
-            p90_us: at(90),
-            p99_us: at(99),
+            p50_us: at(500),
+            p90_us: at(900),
+            p99_us: at(990),
             max_us: values.last().copied().unwrap_or(0),
         }
     }

@@ -34,6 +34,12 @@ pub(super) fn kinds() -> Vec<Kind> {
     ]
 }
 
+/// Whether moments of a run in which this kind of fault came cannot be compared.
+#[must_use]
+pub fn moved_by(kind: &str) -> bool {
+    kind.starts_with("clock-")
+}
+
 /// Why the clock of one process cannot be moved here.
 #[must_use]
 pub fn faketime_absent() -> Option<String> {

@@ -77,12 +77,6 @@ impl Network {
         self.lock().get(edge).cloned()
     }
 
-    /// Every edge that processes use.
-    #[must_use]
-    pub fn edges(&self) -> Vec<Edge> {
-        self.lock().keys().cloned().collect()
-    }
-
     /// Counts, and at last holds, what one process writes on any of its edges.
     pub fn set_trap(&self, process: &str, trap: Option<&Arc<Trap>>) {
         for (edge, proxy) in self.lock().iter() {
@@ -198,7 +192,7 @@ impl Storm {
         self
     }
 
-    /// So that no other storm of the same target is on at the same time.
+    /// By which name a storm on many edges is told of.
     pub(super) fn target(mut self, target: &str) -> Self {
         target.clone_into(&mut self.target);
         self
@@ -218,6 +212,10 @@ impl Storm {
 impl Fault for Storm {
     fn target(&self) -> String {
         self.target.clone()
+    }
+
+    fn edges(&self) -> &[Edge] {
+        &self.edges
     }
 
     fn inject<'a>(&'a mut self, at: &'a mut Installation) -> BoxFuture<'a, anyhow::Result<()>> {

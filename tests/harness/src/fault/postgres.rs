@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use anyhow::Context as _;
 use futures::{FutureExt as _, future::BoxFuture};
 use rustix::process::Signal;
 use tokio::task::JoinHandle;
@@ -143,7 +142,10 @@ impl Fault for Locked {
 
     fn heal<'a>(&'a mut self, _: &'a mut Installation) -> BoxFuture<'a, anyhow::Result<()>> {
         async {
-            let holder = self.holder.take().context("nothing was locked")?;
+            // Whoever came too late for the lock holds nothing that could be let go.
+            let Some(holder) = self.holder.take() else {
+                return Ok(());
+            };
             let released = holder.batch_execute("ROLLBACK").await;
             if let Some(watching) = self.watching.take() {
                 self.waited = watching.await?;

@@ -123,10 +123,9 @@ fn on_the_way() -> Vec<Kind> {
                 })
                 .boxed()
         }),
-        // Reads, and orders: what a network may repeat without a second payment. A `start` that arrives twice is two
-        // payments by CM's own rule, and nothing on our side can know.
+        // Reads alone. An order or a `start` that arrives twice is two orders or two payments by CM's own rule, and nothing
+        // on our side can know.
         kind("cm-request-twice", (3_000, 8_000), |_, _| {
-            // Reads alone: an order that the network asks for twice is two orders, and no gateway can know.
             let of = "GET ";
             cm(duplicated)
                 .weather(Weather {
@@ -202,6 +201,10 @@ impl Refused {
 impl Fault for Refused {
     fn target(&self) -> String {
         "gateway>cm".to_owned()
+    }
+
+    fn edges(&self) -> &[Edge] {
+        &[Edge::Cm]
     }
 
     fn inject<'a>(&'a mut self, at: &'a mut Installation) -> BoxFuture<'a, anyhow::Result<()>> {

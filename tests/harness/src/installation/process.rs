@@ -2,7 +2,8 @@
 
 use std::{
     ffi::OsString,
-    fs::OpenOptions,
+    fs::{File, OpenOptions},
+    io::{BufRead as _, BufReader},
     net::SocketAddr,
     os::unix::{fs::OpenOptionsExt as _, process::ExitStatusExt as _},
     path::PathBuf,
@@ -36,7 +37,6 @@ pub struct Process {
     /// Where it says whether it is ready.
     pub(crate) admin: Option<SocketAddr>,
     pub(crate) owned: Option<Owned>,
-    pub(crate) starts: u32,
 }
 
 /// How a process ended that was ended by a signal; a row of `processes.ndjson`.
@@ -49,6 +49,30 @@ pub struct End {
     pub exited_at: Timestamp,
     /// None where a signal ended it.
     pub code: Option<i32>,
+}
+
+/// A process that ended although nobody had told it to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unasked {
+    pub name: String,
+    pub how: String,
+    /// By a panic, or by a signal of nobody here; else it gave up, as what loses its servers may.
+    pub broke: bool,
+}
+
+/// What the runtime of the language ends a process with that panicked.
+const PANICKED: i32 = 101;
+/// In each line by which it tells of a panic.
+const PANIC: &str = "panicked at ";
+
+impl Unasked {
+    pub(crate) fn of(name: &str, status: ExitStatus) -> Self {
+        Self {
+            name: name.to_owned(),
+            how: status.to_string(),
+            broke: status.code().is_none_or(|code| code == PANICKED),
+        }
+    }
 }
 
 impl Process {
@@ -83,16 +107,17 @@ impl Process {
             .start(log)
             .with_context(|| format!("start {}", self.name))?;
         self.owned = Some(owned);
-        self.starts += 1;
         Ok(())
     }
 
-    /// `kill -9`, and gone.
-    pub(crate) fn kill(&mut self) -> anyhow::Result<End> {
+    /// `kill -9`, and gone; the other answer is how it had ended before, if it had.
+    pub(crate) fn kill(&mut self) -> anyhow::Result<(End, Option<Unasked>)> {
         let mut owned = self.owned.take().with_context(|| self.not_running())?;
         let (pid, sent_at) = (owned.pid(), now());
         let status = owned.kill().with_context(|| format!("kill {}", self.name))?;
-        Ok(self.end(pid, "KILL", sent_at, status))
+        let before =
+            (status.signal() != Some(Signal::KILL.as_raw())).then(|| Unasked::of(&self.name, status));
+        Ok((self.end(pid, "KILL", sent_at, status), before))
     }
 
     pub(crate) fn signal(&self, signal: Signal) -> anyhow::Result<()> {
@@ -118,7 +143,7 @@ impl Process {
                 return Ok(self.end(pid, "TERM", sent_at, status));
             }
             if Instant::now() >= deadline {
-                let mut end = self.kill()?;
+                let (mut end, _) = self.kill()?;
                 (end.signal, end.sent_at) = ("TERM", sent_at);
                 return Ok(end);
             }
@@ -147,6 +172,16 @@ impl Process {
 
     fn not_running(&self) -> String {
         format!("{} does not run", self.name)
+    }
+
+    /// What it wrote of panics, those included that ended nothing but a request or a task.
+    pub(crate) fn panics(&self) -> Vec<String> {
+        let Ok(log) = File::open(&self.log) else {
+            return Vec::new();
+        };
+        let lines = BufReader::new(log).split(b'\n').map_while(Result::ok);
+        let lines = lines.map(|line| String::from_utf8_lossy(&line).into_owned());
+        lines.filter(|line| line.contains(PANIC)).collect()
     }
 
     /// The end of its log, for an error.
@@ -187,4 +222,18 @@ pub fn send(pid: u32, signal: Signal) -> anyhow::Result<()> {
 #[must_use]
 pub fn now() -> Timestamp {
     Timestamp::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_and_a_signal_broke_a_process_and_an_exit_code_did_not() {
+        // As waitpid(2) tells them: a code in the second byte, a signal in the first.
+        for (status, broke) in [(101 << 8, true), (6, true), (1 << 8, false), (0, false)] {
+            let unasked = Unasked::of("relay", ExitStatus::from_raw(status));
+            assert_eq!(unasked.broke, broke, "{unasked:?}");
+        }
+    }
 }

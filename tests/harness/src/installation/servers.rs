@@ -115,7 +115,6 @@ impl Installation {
                 database_url: direct.postgres_url.clone(),
                 nats_url: nats.url(),
                 cm_url: format!("http://{simulator}"),
-                hooks_url: format!("http://{}/hooks/cm/{SHOP}", direct.hooks),
                 api_url: format!("http://{}", direct.checkout),
                 direct,
             },
@@ -126,6 +125,7 @@ impl Installation {
             edges,
             http: reqwest::Client::builder().no_proxy().build()?,
             ends: Vec::new(),
+            unasked: Vec::new(),
         })
     }
 
@@ -237,7 +237,6 @@ fn process(plan: &Plan, name: &str, role: &str, args: Vec<OsString>, admin: Opti
         log: plan.folder.join(format!("{name}.log")),
         admin,
         owned: None,
-        starts: 0,
     }
 }
 

@@ -16,6 +16,12 @@ const TICK: Duration = Duration::from_millis(10);
 /// As on every machine that this runs on (`getconf PAGESIZE`).
 const PAGE_BYTES: u64 = 4_096;
 
+/// Of one process, without its children that live. None where it is gone.
+#[must_use]
+pub fn usage_of(pid: u32) -> Option<Usage> {
+    read(pid).map(|(_, usage)| usage)
+}
+
 /// By name of the process. One that is gone has nothing.
 #[must_use]
 pub fn usage(pids: &BTreeMap<String, u32>) -> BTreeMap<String, Usage> {

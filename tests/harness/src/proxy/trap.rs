@@ -63,12 +63,6 @@ impl Trap {
         }
     }
 
-    /// Writes so far.
-    #[must_use]
-    pub fn count(&self) -> u64 {
-        self.count.load(Ordering::Relaxed)
-    }
-
     #[must_use]
     pub fn is_reached(&self) -> bool {
         *self.state.borrow() != State::Counting
