@@ -208,7 +208,18 @@ async fn a_refusal_is_stored_on_current_versions_and_a_stale_one_is_not() {
         "a stale cache may not refuse"
     );
     assert_eq!(fixture.store.command(command).await.expect("it is read"), None);
-    assert_eq!(fixture.gap_free().await, 1);
+    // The same of a stream that was there, and has gone on.
+    fixture
+        .store
+        .append(fixture.decision(&[(stream, 1)], &[(stream, "Noted")]))
+        .await
+        .expect("it wins");
+    let stale = fixture.decision(&[(stream, 1)], &[]);
+    assert!(
+        matches!(fixture.store.append(stale).await, Err(AppendError::Conflict)),
+        "a stale cache may not refuse what has gone on"
+    );
+    assert_eq!(fixture.gap_free().await, 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
