@@ -15,7 +15,6 @@ use crate::{cli::Format, exit::Ended};
 #[command(after_help = "Examples:
   kassa verify run-1
   kassa verify run-1 --require I-10,I-11,I-12
-  kassa verify run-1 --format json
   kassa verify run-1 --same-orders-as run-2")]
 pub(crate) struct VerifyArgs {
     /// The folder that `kassa export` wrote.
