@@ -11,9 +11,10 @@ use crate::StoreError;
 
 /// For the connections of the pool. A transaction that is left open holds rows that appends may wait for, so the server
 /// ends it; five seconds are more than any of ours pauses on a busy machine. Almost all is looked up by key, and a plan for each
-/// time costs more than what it finds: who asks otherwise says so ([`PLANNED_ANEW`]).
+/// time costs more than what it finds: who asks otherwise says so ([`PLANNED_ANEW`]). A plan that was made while a table was empty
+/// would look through all of it for as long as nobody analyses it: by an index, then.
 const LIMITS: &str = "SET statement_timeout = '10s'; SET lock_timeout = '2s'; \
-     SET idle_in_transaction_session_timeout = '5s'; SET plan_cache_mode = force_generic_plan";
+     SET idle_in_transaction_session_timeout = '5s'; SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off";
 /// Begins a transaction for a statement whose best plan depends on what is asked.
 pub const PLANNED_ANEW: &str = "BEGIN READ ONLY; SET LOCAL plan_cache_mode = force_custom_plan";
 /// Who cannot get a connection in this time is told so, instead of queueing for ever.
